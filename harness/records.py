@@ -1,0 +1,141 @@
+"""The records that pass between stages, and their JSONL files."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.errors import ConfigError
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+R = TypeVar("R", bound=Record)
+
+
+class Message(Record):
+    """One message of a chat, in the OpenAI form."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Prompt(Record):
+    """A request that the teacher answers when a corpus is made."""
+
+    id: str
+    kind: str
+    prompt: str = Field(min_length=1)
+
+
+class Chat(Record):
+    """One training document of a corpus: a prompt and the teacher's own answer to it."""
+
+    id: str
+    kind: str
+    messages: tuple[Message, ...]
+    finish: Literal["stop", "length"] = "stop"
+
+
+class Scenario(Record):
+    """One study item: what a rater wants from a chat, how the chat opens, and when the goal counts as reached."""
+
+    id: str = Field(min_length=1)
+    category: str
+    goal: str
+    opening: str = Field(min_length=1)
+    turns: int = Field(ge=1)
+    reached: str
+
+
+class Answer(Record):
+    """One arm's output for one scenario: in fixed mode a whole chat.
+
+    `tokens` counts the tokens the arm wrote, `finish` says whether it ended by itself or met the limit.
+    """
+
+    arm: str
+    scenario: str
+    messages: tuple[Message, ...]
+    tokens: int
+    finish: Literal["stop", "length"]
+    seed: int
+
+
+class Score(Record):
+    """One number from a suite, with what is needed to read it: unit, direction, chance level, n and standard error."""
+
+    suite: str
+    metric: str
+    value: float
+    stderr: float | None = None
+    n: int
+    unit: str
+    higher_is_better: bool
+    chance: float | None = None
+
+
+def read_jsonl(path: Path, kind: type[R]) -> list[R]:
+    """Read every line of a JSONL file as a record; a bad line is named by its number.
+
+    Raises ConfigError for a missing file, a line that is not JSON, or one that does not fit the record.
+    """
+    return list(iter_jsonl(path, kind))
+
+
+def iter_jsonl(path: Path, kind: type[R]) -> Iterator[R]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise ConfigError(f"no such file: {path}", hint=f"give a JSONL file of {kind.__name__.lower()}s") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}", hint="save it as UTF-8 JSONL") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            yield kind.model_validate_json(line)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the line"
+            raise ConfigError(
+                f"{path}, line {number}: {where}: {first['msg']}",
+                hint=f"a {kind.__name__.lower()} has the fields {', '.join(kind.model_fields)}",
+            ) from None
+
+
+def write_jsonl(path: Path, records: Iterable[Record]) -> None:
+    """Write records as JSONL, whole or not at all."""
+    text = "".join(record.model_dump_json() + "\n" for record in records)
+    write_atomic(path, text)
+
+
+def append_jsonl(path: Path, records: Iterable[Record]) -> None:
+    """Append records and make sure they are on disk before returning."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(record.model_dump_json() + "\n" for record in records))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file through a neighbour and `os.replace`, so that no reader ever sees half of it."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def dump_json(value: Any) -> str:
+    """JSON as every file of a run directory has it: indented, sorted, no NaN or Infinity."""
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
