@@ -1,0 +1,88 @@
+"""`viva corpus`: prompts that people wrote, answered by the teacher itself, as a training corpus."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.chat import Sampling, seed_for, write_answers
+from harness.errors import ConfigError
+from harness.models.load import LoadedModel
+from harness.progress import Report
+from harness.records import Chat, Message, Prompt, append_jsonl, read_jsonl
+
+HELD_OUT_SHARE = 10  # one prompt in ten
+
+
+def is_held_out(prompt: str) -> bool:
+    """Whether chats that open with this prompt are kept out of training: decided by the prompt's hash alone."""
+    return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:4], "big") % HELD_OUT_SHARE == 0
+
+
+def read_corpus(path: Path) -> tuple[list[Chat], list[Chat]]:
+    """The chats of a corpus for training and those held out. Raises ConfigError when either is empty."""
+    chats = read_jsonl(path, Chat)
+    for chat in chats:
+        if not any(message.role == "assistant" for message in chat.messages):
+            raise ConfigError(f"{path}: chat {chat.id!r} has no assistant message", hint="there is nothing to learn")
+    train = [chat for chat in chats if not is_held_out(chat.messages[0].content)]
+    held_out = [chat for chat in chats if is_held_out(chat.messages[0].content)]
+    if not train or not held_out:
+        raise ConfigError(
+            f"{path} has {len(train)} chats to train on and {len(held_out)} held out (one prompt in ten, by hash)",
+            hint="add chats until both have some",
+        )
+    return train, held_out
+
+
+def make_corpus(
+    teacher: LoadedModel,
+    prompts: Sequence[Prompt],
+    out: Path,
+    *,
+    samples: int,
+    sampling: Sampling,
+    seed: int,
+    system: str | None,
+    batch: int,
+    progress: Report,
+) -> int:
+    """Let the teacher answer every prompt `samples` times, appending to `out`; returns the number of new chats.
+
+    Chats already in `out` are kept, so a stopped run goes on where it was. Answers that met the token limit are kept
+    and marked `finish = "length"`; empty answers are dropped.
+    """
+    done = {chat.id for chat in read_jsonl(out, Chat)} if out.exists() else set()
+    wanted = [(f"{prompt.id}.{number}", prompt) for number in range(samples) for prompt in prompts]
+    todo = [(name, prompt) for name, prompt in wanted if name not in done]
+    # Neighbours of similar length waste little padding; the seed of each chat does not depend on the order.
+    todo.sort(key=lambda pair: (len(pair[1].prompt), pair[0]))
+    made = 0
+    for first in range(0, len(todo), batch):
+        part = todo[first : first + batch]
+        answers = write_answers(
+            teacher,
+            [[Message(role="user", content=prompt.prompt)] for _, prompt in part],
+            [seed_for(seed, "corpus", name) for name, _ in part],
+            sampling,
+            system,
+            on_token=lambda step, written, first=first: progress(  # type: ignore[misc]
+                first, len(todo), f"position {step}, {written} tokens in this batch"
+            ),
+        )
+        chats = [
+            Chat(
+                id=name,
+                kind=prompt.kind,
+                messages=(
+                    Message(role="user", content=prompt.prompt),
+                    Message(role="assistant", content=answer.text),
+                ),
+                finish=answer.finish,
+            )
+            for (name, prompt), answer in zip(part, answers, strict=True)
+            if answer.text
+        ]
+        append_jsonl(out, chats)
+        made += len(chats)
+        progress(min(first + batch, len(todo)), len(todo), f"{made} chats")
+    return made
