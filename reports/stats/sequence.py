@@ -1,0 +1,60 @@
+"""Looking early: confidence sequences for the mean rater difference, valid at every look at once.
+
+Both hold the scenarios fixed and bound the difference, not the fraction.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from reports.stats.cells import Floats
+
+LEAST = 10  # finished raters before the first look; from 5 the sequence misses twice as often as it should
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Centre and limits after 1, 2, ... raters, each [R]; NaN before the first look is allowed."""
+
+    centre: Floats
+    low: Floats
+    high: Floats
+
+
+def rho_squared(t_opt: float = 20.0, alpha: float = 0.05) -> float:
+    """The tuning value at which the asymptotic sequence is tightest after about `t_opt` raters."""
+    return (-2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)) / t_opt
+
+
+def asymptotic(d_R: Floats, alpha: float = 0.05, t_opt: float = 20.0, least: int = LEAST) -> Sequence:
+    """Asymptotic confidence sequence of d_R in order of completion (Waudby-Smith et al. 2024, Theorem 2.2)."""
+    n = np.arange(1, len(d_R) + 1)
+    h = rho_squared(t_opt, alpha)
+    mean = np.cumsum(d_R) / n
+    sd = np.sqrt(np.maximum(np.cumsum(d_R**2) / n - mean**2, 0.0))
+    half = sd * np.sqrt(2 * (n * h + 1) / (n**2 * h) * np.log(np.sqrt(n * h + 1) / alpha))
+    early = n < least
+    low, high = mean - half, mean + half
+    low[early] = high[early] = np.nan
+    return Sequence(mean, low, high)
+
+
+def empirical_bernstein(d_R: Floats, bound: float = 4.0, alpha: float = 0.05, cap: float = 0.5) -> Sequence:
+    """Predictable plug-in empirical Bernstein sequence on [-bound, bound] (Waudby-Smith, Ramdas 2024, Theorem 2).
+
+    Needs no asymptotics and is wide: the check, not the working method. No running intersection.
+    """
+    x = (d_R + bound) / (2 * bound)
+    t = np.arange(1, len(x) + 1)
+    mean = (0.5 + np.cumsum(x)) / (t + 1)
+    before = np.concatenate(([0.5], mean[:-1]))
+    variance = (0.25 + np.cumsum((x - mean) ** 2)) / (t + 1)
+    variance_before = np.concatenate(([0.25], variance[:-1]))
+    rate = np.minimum(np.sqrt(2 * math.log(2 / alpha) / (variance_before * t * np.log(t + 1))), cap)
+    psi = (-np.log1p(-rate) - rate) / 4
+    weight = np.cumsum(rate)
+    centre = np.cumsum(rate * x) / weight
+    half = (math.log(2 / alpha) + np.cumsum(4 * (x - before) ** 2 * psi)) / weight
+    low, high = np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0)
+    return Sequence(*(2 * bound * part - bound for part in (centre, low, high)))
