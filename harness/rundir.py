@@ -206,4 +206,3 @@ class RunDir:
             file.write(f"process {os.getpid()}")
             file.flush()
             yield
-

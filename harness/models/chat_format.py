@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.errors import ConfigError
-from harness.records import Message
+from harness.records import Chat, Message
 
 
 def render_prompt(tokenizer: Any, messages: Sequence[Message], system: str | None) -> str:
@@ -55,3 +55,9 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message], system: str | None)
         target += [False] * len(prompt) + [True] * len(answer)
         seen = text + message.content + tokenizer.decode([end_of_turn(tokenizer)])
     return ids, target
+
+
+def encode_document(tokenizer: Any, chat: Chat, system: str | None) -> tuple[list[int], list[bool]]:
+    """`encode_chat` for a chat of a corpus; an answer cut at the token limit gets no end of turn that nobody wrote."""
+    ids, target = encode_chat(tokenizer, chat.messages, system)
+    return (ids[:-1], target[:-1]) if chat.finish == "length" else (ids, target)

@@ -33,5 +33,7 @@ def load_model(directory: Path, dtype: str = "float32") -> LoadedModel:
         )
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise SourceError(f"cannot load the model in {directory}: {error}".splitlines()[0], hint="is it whole?") from error
+        raise SourceError(
+            f"cannot load the model in {directory}: {error}".splitlines()[0], hint="is it whole?"
+        ) from error
     return LoadedModel(model.eval(), tokenizer)

