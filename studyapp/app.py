@@ -43,15 +43,9 @@ def build(db: Path, *, title: str) -> gr.Blocks:
     with QuietBlocks(title=title, analytics_enabled=False) as demo:
         item = gr.Markdown(elem_id="item", sanitize_html=True, latex_delimiters=[], show_label=False)
         with gr.Column(visible=False, elem_id="form") as form:
-            satisfaction = gr.Radio(
-                MARKS, label="How satisfied would you be?", info="1 = not at all, 5 = fully", elem_id="satisfaction"
-            )
-            goal = gr.Radio(
-                MARKS,
-                label="How far was the goal reached?",
-                info="1 = not at all, 5 = fully",
-                elem_id="goal_achievement",
-            )
+            ends = "1 = not at all, 5 = fully"
+            satisfaction = gr.Radio(MARKS, label="How satisfied would you be?", info=ends, elem_id="satisfaction")
+            goal = gr.Radio(MARKS, label="How far was the goal reached?", info=ends, elem_id="goal_achievement")
             comment = gr.Textbox(label="Comment (optional)", lines=2, max_lines=6, max_length=MAX_COMMENT)
         note = gr.Markdown(elem_id="note", sanitize_html=True, latex_delimiters=[], show_label=False)
         with gr.Row(elem_id="buttons"):
