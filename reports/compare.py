@@ -1,0 +1,151 @@
+"""Benchmarks and costs of every arm side by side, each also as a fraction of the teacher's."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from reports.load import Source
+from reports.numbers import NBSP, NONE, of_teacher, percent, plain_number, scaled, seconds, times
+
+METRICS = {
+    "teacher_text_perplexity": "Perplexity, the teacher's own text",
+    "teacher_text_kl": "KL to the teacher, nats a token",
+    "teacher_text_top1": "Same likeliest token as the teacher",
+    "human_text_perplexity": "Perplexity, human text",
+    "human_text_bits_per_byte": "Bits per byte, human text",
+    "acc": "accuracy",
+    "acc_norm": "accuracy, length-normalised",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm's number as text, its ratio to the teacher's, and a remark such as its error."""
+
+    text: str
+    ratio: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table of arms; `note` holds the n and the chance level, `better` is 'higher' or 'lower'."""
+
+    label: str
+    note: str
+    better: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class _Cost:
+    key: str
+    label: str
+    show: Callable[[float | None], str]
+    ratio: Callable[[float | None], str]
+    better: str
+
+
+def _bytes(value: float | None) -> str:
+    return scaled(value, "B")
+
+
+COSTS = (
+    _Cost("parameters", "Parameters", scaled, percent, "lower"),
+    _Cost("parameters_without_embeddings", "… without embeddings", scaled, percent, "lower"),
+    _Cost("bytes_on_disk", "Size on disk", _bytes, percent, "lower"),
+    _Cost("tokens_per_s", "Tokens a second", plain_number, times, "higher"),
+    _Cost("time_to_first_token_s", "Time to first token", seconds, times, "lower"),
+    _Cost("peak_memory_bytes", "Peak memory", _bytes, percent, "lower"),
+)
+
+
+def cost(costs: dict[str, Any], key: str) -> float | None:
+    """A cost as one number: the median where it was measured several times, None where it was not."""
+    value = costs.get(key)
+    if isinstance(value, dict):
+        value = value.get("median")
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def costs_json(source: Source, arm: str) -> dict[str, Any]:
+    """An arm's costs as they were measured, and each as a fraction of the teacher's."""
+    mine, teachers = source.costs.get(arm, {}), source.costs.get(source.teacher, {})
+    ratios = {item.key: of_teacher(cost(mine, item.key), cost(teachers, item.key)) for item in COSTS}
+    return {**mine, "of_teacher": {key: value for key, value in ratios.items() if value is not None}} if mine else {}
+
+
+def scores_json(source: Source, arm: str) -> list[dict[str, Any]]:
+    """An arm's scores with `retained` (fraction of the teacher's) and, with a chance level, `retained_above_chance`."""
+    teachers = {(score["suite"], score["metric"]): score for score in source.scores.get(source.teacher, [])}
+    found = []
+    for score in source.scores.get(arm, []):
+        other = teachers.get((score["suite"], score["metric"]), {})
+        chance = score.get("chance")
+        above = None
+        if chance is not None and other and other["value"] > chance:
+            above = (score["value"] - chance) / (other["value"] - chance)
+        retained = of_teacher(score["value"], other.get("value"))
+        found.append({**score, "retained": retained, "retained_above_chance": above})
+    return found
+
+
+def cost_rows(source: Source) -> list[Row]:
+    """Size, speed and memory of all arms; costs that no arm has are left out."""
+    rows = []
+    for item in COSTS:
+        values = [cost(source.costs.get(arm, {}), item.key) for arm in source.arms]
+        if any(value is not None for value in values):
+            cells = [
+                Cell(item.show(value), item.ratio(of_teacher(value, values[0])) if index and value is not None else "")
+                for index, value in enumerate(values)
+            ]
+            rows.append(Row(item.label, "", item.better, tuple(cells)))
+    return rows
+
+
+def score_rows(source: Source) -> list[Row]:
+    """Every suite's scores of all arms, in the order in which the suites came."""
+    by_arm = {arm: {(s["suite"], s["metric"]): s for s in scores_json(source, arm)} for arm in source.arms}
+    keys = dict.fromkeys(key for scores in by_arm.values() for key in scores)
+    rows = []
+    for suite, metric in keys:
+        scores = [by_arm[arm].get((suite, metric)) for arm in source.arms]
+        first = next(score for score in scores if score)
+        label = METRICS.get(metric, metric.replace("_", " "))
+        if label[0].islower():
+            label = f"{suite}: {label}"
+        remarks = []
+        if first.get("chance") is not None:
+            remarks.append(f"chance {percent(first['chance'])}")
+        remarks.append(f"n{NBSP}={NBSP}{first['n']:,}")
+        cells = tuple(_score_cell(score, index) for index, score in enumerate(scores))
+        rows.append(Row(label, ", ".join(remarks), _direction(first), cells))
+    return rows
+
+
+def _direction(score: dict[str, Any]) -> str:
+    return "higher" if score.get("higher_is_better") else "lower"
+
+
+def is_share(score: dict[str, Any]) -> bool:
+    """Whether a score is a share of items, shown in percent."""
+    return score.get("unit") in ("share", "fraction", "accuracy", "proportion") or score.get("chance") is not None
+
+
+def _score_cell(score: dict[str, Any] | None, index: int) -> Cell:
+    if score is None:
+        return Cell(NONE)
+    share = is_share(score)
+    text = percent(score["value"], 1) if share else plain_number(score["value"])
+    note = ""
+    if score.get("stderr"):
+        half = 1.96 * score["stderr"]
+        note = f"± {100 * half:.1f}" if share else f"± {plain_number(half)}"
+    ratio = ""
+    if index and score["retained"] is not None:
+        ratio = percent(score["retained"]) if score.get("higher_is_better") else times(score["retained"])
+        above = score["retained_above_chance"]
+        if above is not None:
+            note += f"{'; ' if note else ''}above chance {percent(above)}"
+    return Cell(text, ratio, note)

@@ -1,0 +1,211 @@
+"""The report in words: one sentence for the first screen, every warning, the methods paragraph.
+
+The text adapts to what is there. A fraction never stands without its n, and never without what is missing.
+"""
+
+from typing import Any
+
+from reports.compare import cost
+from reports.load import Source
+from reports.numbers import NBSP, fraction_text, joined, of_teacher, percent, plural, span, times
+
+NOTES = {"variance_floor", "missing_ratings"}
+"""Codes of what a reader may like to know but need not weigh."""
+
+MEASURE_NAMES = {"satisfaction": "satisfaction", "goal_achievement": "goal achievement"}
+KIND_NAMES = {"person": "people", "judge": "model judges", "simulated": "simulated raters"}
+
+
+def headline(source: Source, people: dict[str, Any] | None) -> str:
+    """The report in one sentence (two where the ratings cannot carry one)."""
+    if not source.students:
+        return "The study names no student, so there is nothing to compare with the teacher."
+    arm = source.students[0]
+    size, speed = _size_and_speed(source, arm)
+    against = f" with {percent(size)} of its parameters" if size is not None else ""
+    against += f", at {times(speed)} the speed" if speed is not None else ""
+    if people is None:
+        others = [KIND_NAMES[kind] for kind in source.ratings if kind != "person"]
+        said = "No person has rated yet, so nothing is known about satisfaction"
+        if others:
+            said += f" (the ratings of {joined(others)} below are no substitute)"
+        return f"{said}. {_what_is_known(source, arm)}"
+    block = people["arms"].get(arm, {}).get("satisfaction", {})
+    fraction = block.get("fraction")
+    if not fraction:
+        said = {warning["code"]: warning["text"] for warning in people["warnings"]}
+        why = next(
+            (said[code] for code in ("no_teacher_ratings", "no_student_ratings", "no_common_cells") if code in said), ""
+        )
+        return f"The ratings do not yet compare the {arm} student with the teacher. {why}".strip()
+    n = _n_clause(people)
+    if min(fraction["n_raters"], fraction["n_scenarios"]) < 2:
+        missing = "second rater" if fraction["n_raters"] < 2 else "second scenario"
+        counts = f"{plural(fraction['n_raters'], 'rater')} and {plural(fraction['n_scenarios'], 'scenario')}"
+        return (
+            f"The {arm} student was rated at {percent(fraction['estimate'])} of the teacher's satisfaction{against}, "
+            f"but by {counts} only: without a {missing} there is no interval, and this says nothing about others; {n}."
+        )
+    if fraction["unbounded"]:
+        interval = "no bounded 95 % interval"
+    else:
+        interval = f"95{NBSP}% interval {span(fraction['low'], fraction['high'])}"
+    kept = f"{percent(fraction['estimate'])} ({interval})"
+    return f"The {arm} student keeps {kept} of the teacher's satisfaction{against}; {n}."
+
+
+def _n_clause(people: dict[str, Any]) -> str:
+    n = people["n"]
+    return f"n = {plural(n['raters'], 'rater')}, {plural(n['scenarios'], 'scenario')}, {plural(n['ratings'], 'rating')}"
+
+
+def _size_and_speed(source: Source, arm: str) -> tuple[float | None, float | None]:
+    """Parameters and tokens a second as fractions of the teacher's, None where they were not measured."""
+    mine, teachers = source.costs.get(arm, {}), source.costs.get(source.teacher, {})
+    size, speed = (of_teacher(cost(mine, key), cost(teachers, key)) for key in ("parameters", "tokens_per_s"))
+    return size, speed
+
+
+def _what_is_known(source: Source, arm: str) -> str:
+    """What benchmarks and costs say of a student as long as nobody has rated it."""
+    size, speed = _size_and_speed(source, arm)
+    facts = [f"{percent(size)} of the teacher's parameters"] if size is not None else []
+    if speed is not None:
+        facts.append(f"{times(speed)} its speed")
+    mine, teachers = ({s["metric"]: s["value"] for s in source.scores.get(name, [])} for name in (arm, source.teacher))
+    for metric, text in (("teacher_text_perplexity", "its own text"), ("human_text_perplexity", "human text")):
+        ratio = of_teacher(mine.get(metric), teachers.get(metric))
+        if ratio is not None:
+            facts.append(f"{times(ratio)} its perplexity on {text}")
+    if not facts:
+        return "Nothing has been measured yet either: run the study first."
+    return f"The {arm} student has {joined(facts)}."
+
+
+def warning_text(warning: dict[str, Any]) -> str:
+    """What a warning means for the reader, and what to do next."""
+    arm, measure = warning.get("arm"), MEASURE_NAMES.get(warning.get("measure", ""), "")
+    who = f"{arm}, {measure}: " if arm else f"{measure}: " if measure else ""
+    return who + _WARNINGS[warning["code"]](warning)
+
+
+_WARNINGS: dict[str, Any] = {
+    "no_ratings": lambda w: "There is no rating yet. Open the rating page and invite raters.",
+    "no_teacher_ratings": lambda w: "Nobody has rated the teacher yet, so there is nothing to compare with.",
+    "no_student_ratings": lambda w: "Nobody has rated this student yet.",
+    "no_common_cells": lambda w: (
+        "No rater has rated both this student and the teacher on one scenario, so the paired fraction cannot be "
+        "computed. The all-data ratio in report.json compares different people on different scenarios. Let raters "
+        "finish their scenarios."
+    ),
+    "one_cluster": lambda w: (
+        f"{plural(w['n_raters'], 'rater')} and {plural(w['n_scenarios'], 'scenario')}: the fraction describes these "
+        "ratings only. An interval or a test needs at least two raters and two scenarios; "
+        + ("a second rater is missing." if w["n_raters"] < 2 else "a second scenario is missing.")
+    ),
+    "few_clusters": lambda w: (
+        f"Only {plural(w['n_raters'], 'rater')} and {plural(w['n_scenarios'], 'scenario')}. The interval holds but is "
+        "wide, and the bootstrap cannot check it; ten of each is the least to aim at."
+    ),
+    "zero_variance": lambda w: (
+        "The ratings do not vary around the fraction, so the interval is a point and no test is possible. Such ratings "
+        "say more about the raters or the task than about the arms."
+    ),
+    "teacher_at_floor": lambda w: (
+        "The teacher's mean is the lowest rating, so the fraction on the scale moved to zero does not exist."
+    ),
+    "unbounded_interval": lambda w: (
+        f"The {'fraction' if w['which'] == 'fraction' else 'fraction on the scale moved to zero'} has no bounded 95 % "
+        "interval: the teacher's mean is too close to zero on that scale for the number of ratings. Do not quote it."
+    ),
+    "ceiling": lambda w: (
+        f"{percent(w['share'])} of the common cells are 5 for both arms. The scale has no room to show a difference "
+        "there; harder scenarios would."
+    ),
+    "variance_floor": lambda w: (
+        "The two-way variance was smaller than a one-way variance, so the larger one was used (a cautious choice)."
+    ),
+    "interval_check": lambda w: (
+        f"The bootstrap interval is {times(w['width_ratio'])} as wide as the default one; about 1.1 is usual. "
+        "Treat the interval with care."
+    ),
+    "duplicate_ratings": lambda w: f"{plural(w['count'], 'repeated rating')} averaged with the first of its cell.",
+    "missing_ratings": lambda w: f"{plural(w['count'], 'rating')} missing; they leave this measure only.",
+    "separation": lambda w: (
+        "One arm never (or always) wins its comparisons, so its strength in the paired model is infinite and not shown."
+    ),
+    "constant_raters": lambda w: (
+        f"{joined(w['raters'])} gave one and the same rating at least ten times. All are counted; the fraction without "
+        "them stands under Validity."
+    ),
+    "disagreeing_raters": lambda w: (
+        f"{joined(w['raters'])} hardly agree with the others (correlation below 0.2). All are counted; the fraction "
+        "without them stands under Validity."
+    ),
+    "unblinded_open": lambda w: (
+        "This report opened the blinding while the study was still open. People who know its content should not rate, "
+        "and should not stop the study because of what they see here."
+    ),
+    "looked_before": lambda w: (
+        f"{plural(w['later'], 'rating')} came after an earlier report had already shown results "
+        f"({plural(w['at'], 'rating')} then). If the study stops because of a result, use the always-valid interval, "
+        "not the plain one."
+    ),
+    "not_people": lambda w: "These ratings are not by people. They are never pooled with people's.",
+}
+
+
+def methods(source: Source, people: dict[str, Any] | None) -> str:
+    """A paragraph for a paper, with the numbers in it."""
+    if people is None or not source.students:
+        return (
+            "Raters judge each answer from 1 to 5 for satisfaction and for reaching the goal, without knowing which "
+            "model wrote it. No rating has been given yet; this paragraph will hold the numbers."
+        )
+    n = people["n"]
+    text = [
+        f"{plural(n['raters'], 'rater')} judged {plural(len(people['arms']), 'model')} on "
+        f"{plural(n['scenarios'], 'scenario')} ({plural(n['ratings'], 'rating')}), each answer from 1 to 5 for "
+        "satisfaction and, separately, for reaching the goal, without knowing which model wrote it. "
+        "The satisfaction fraction is the student's mean rating divided by the teacher's over common cells (rater and "
+        "scenario with both arms rated). Its 95 % interval is Fieller's (1954) with a two-way clustered variance "
+        "(Cameron, Gelbach, Miller 2011), floored at the one-way variances, and Satterthwaite's degrees of freedom, so "
+        "that raters and scenarios both count as samples; a pigeonhole bootstrap (Owen 2007, 10,000 draws) checks it."
+    ]
+    for arm in source.students:
+        block = people["arms"].get(arm, {}).get("satisfaction", {})
+        if not block.get("fraction"):
+            continue
+        fraction, p = block["fraction"], block["non_inferiority"]
+        df = "" if fraction["df"] is None else f", df = {fraction['df']:.1f}"
+        text.append(f"{arm}: {fraction_text(fraction)} on {plural(fraction['n_cells'], 'common cell')}{df}")
+        if p["p"] is not None:
+            text[-1] += (
+                f"; one-sided test against the margin of {percent(p['margin'])}: p = {p['p']:.3f}, "
+                f"after Holm's adjustment {p['p_holm']:.3f}"
+            )
+        text[-1] += "."
+    return " ".join(text)
+
+
+def limitations(source: Source, people: dict[str, Any] | None) -> list[str]:
+    """What this study cannot show, as far as its own data tell."""
+    found = ["The fraction starts at 20 %: 1 is the lowest rating, so even an arm rated 1 throughout keeps 1/5 of a 5."]
+    if people is not None:
+        found.append(
+            "Raters and scenarios are those of this study; the interval speaks of others like them, not of all."
+        )
+        alpha = people["reliability"].get("satisfaction", {}).get("krippendorff_ordinal")
+        if alpha is not None and alpha < 0.4:
+            found.append(
+                f"Raters agree little with each other (ordinal alpha {alpha:.2f}): single ratings are noisy, "
+                "means less so."
+            )
+    if source.mode == "fixed":
+        found.append("Raters read prepared chats; a chat of their own might have gone another way.")
+    if source.controls:
+        pairs = [f"{control} for {student}" for control, student in source.controls.items()]
+        found.append(f"Only the controls ({joined(pairs)}) tell what the teacher added beyond the training text.")
+    if not source.controls:
+        found.append("Without a control, nothing here tells what the teacher added beyond the training text.")
+    return found
