@@ -151,18 +151,19 @@ class Study(Table):
     system: str | None = Field(None, description="system message of every chat; by default the template's own")
     teacher: Teacher = Field(description="the model whose behaviour is copied")
     student: tuple[Student, ...] = Field((), description="the models under examination")
-    bench: Bench = Field(default_factory=Bench, description="benchmark suites")
-    answer: AnswerTable = Field(default_factory=AnswerTable, description="how arms answer the scenarios")
-    rate: Rate = Field(default_factory=Rate, description="the rating study")
-    report: ReportTable = Field(default_factory=ReportTable, description="what the report is held to")
+    bench: Bench = Field(default_factory=lambda: Bench(), description="benchmark suites")
+    answer: AnswerTable = Field(default_factory=lambda: AnswerTable(), description="how arms answer the scenarios")
+    rate: Rate = Field(default_factory=lambda: Rate(), description="the rating study")
+    report: ReportTable = Field(default_factory=lambda: ReportTable(), description="what the report is held to")
 
-    @field_validator("student")
+    @field_validator("student", mode="before")
     @classmethod
-    def _distinct(cls, students: tuple[Student, ...]) -> tuple[Student, ...]:
-        names = [student.name for student in students]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two students are called {name!r}")
+    def _distinct(cls, students: Any) -> Any:
+        if isinstance(students, list):
+            names = [student.get("name") for student in students if isinstance(student, dict)]
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"two students are called {name!r}")
         return students
 
     @model_validator(mode="after")
@@ -205,10 +206,13 @@ def _with_controls(raw: dict[str, Any], text: str, path: Path) -> dict[str, Any]
     students = raw.get("student")
     if not isinstance(students, list) or not all(isinstance(student, dict) for student in students):
         return raw
-    by_name = {student.get("name"): student for student in students}
+    by_name = {str(student.get("name")): student for student in students}
+    if len(by_name) < len(students):
+        return raw  # the model names the double
     filled = []
     for student in students:
         original = student.get("control_of")
+        names = [name for name in by_name if name != student.get("name")]
         if original is None:
             filled.append(student)
             continue
@@ -216,7 +220,8 @@ def _with_controls(raw: dict[str, Any], text: str, path: Path) -> dict[str, Any]
         if original not in names:
             line = _line_of(text, ["student", students.index(student), "control_of"])
             raise ConfigError(
-                f"{path}, line {line}: control_of names {original!r}, which is no other student{_nearest(original, names)}"
+                f"{path}, line {line}: control_of names {original!r}, "
+                f"which is no other student{_nearest(original, names)}"
             )
         base = {key: value for key, value in by_name[original].items() if key not in ("name", "control_of")}
         without_teacher = {"train": {"terms": {"ce": {"weight": 1.0}}}}
@@ -246,7 +251,8 @@ def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
                 table[key] = str(path)
 
     file(raw.get("teacher"), "source")
-    for student in raw.get("student") or []:
+    students = raw.get("student")
+    for student in students if isinstance(students, list) else []:
         if isinstance(student, dict):
             file(student, "source")
             file(student.get("train"), "corpus")
@@ -255,7 +261,8 @@ def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
 
 
 def _config_error(error: ValidationError, text: str, path: Path) -> ConfigError:
-    first = error.errors()[0]
+    # An unknown key comes first: it often is the misspelt form of one that is missing.
+    first = sorted(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")[0]
     location = [part for part in first["loc"] if not str(part).startswith("function-")]
     key = ".".join(str(part) for part in location)
     line = _line_of(text, location)

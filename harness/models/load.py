@@ -32,7 +32,7 @@ def load_model(directory: Path, dtype: str = "float32") -> LoadedModel:
             attn_implementation="sdpa",
         )
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged file makes these libraries raise many kinds
         raise SourceError(
             f"cannot load the model in {directory}: {error}".splitlines()[0], hint="is it whole?"
         ) from error

@@ -85,7 +85,7 @@ def _write_safetensors(path: Path, folder: Path, dtype: str) -> None:
                 path.parent, gguf_file=path.name, dtype=getattr(torch, dtype)
             )
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # a damaged file makes the reader raise many kinds
             raise SourceError(f"cannot read {path.name} as GGUF: {error}", hint="is the download whole?") from error
         # transformers remembers that the weights came quantised and would refuse to save the plain ones.
         with contextlib.suppress(AttributeError):

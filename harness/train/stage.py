@@ -69,7 +69,8 @@ def train_arm(job: Job, run: RunDir, progress: Report) -> dict[str, Any]:
 def _train_arm(job: Job, stage: Stage, started: str, progress: Report) -> dict[str, Any]:
     config = job.student.train
     shape = job.student.shape
-    assert config is not None and shape is not None
+    assert config is not None
+    assert shape is not None
     tuned = keep_big_blocks()
     with quiet_libraries():
         teacher = load_model(job.teacher_dir)

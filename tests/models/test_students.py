@@ -1,0 +1,117 @@
+"""Students cut from a teacher, and sources turned into model directories."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.errors import ConfigError, SourceError
+from harness.models.load import load_model
+from harness.models.sources import model_digest, resolve_model
+from harness.models.students import block_influence, decoder_layers, from_layers, most_influential, scratch
+from tests.tiny import save_tiny, tiny_model
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(input_ids=torch.arange(2, 30)[None]).logits
+
+
+def test_keeping_every_layer_gives_the_teacher() -> None:
+    teacher = tiny_model()
+    torch.testing.assert_close(logits(from_layers(teacher, [0, 1, 2, 3]).model), logits(teacher.model))
+
+
+def test_a_student_has_the_layers_asked_for_and_weights_of_its_own() -> None:
+    teacher = tiny_model()
+    student = from_layers(teacher, [1, 3])
+    for ours, theirs in zip(
+        decoder_layers(student.model), [decoder_layers(teacher.model)[i] for i in (1, 3)], strict=True
+    ):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(a, b)
+            assert a.data_ptr() != b.data_ptr()
+    assert student.model.config.num_hidden_layers == 2
+    assert [layer.self_attn.layer_idx for layer in decoder_layers(student.model)] == [0, 1]  # the cache needs them
+
+
+def test_scratch_is_the_seed_alone() -> None:
+    teacher = tiny_model()
+    torch.manual_seed(0)
+    one = scratch(teacher, 2, 5)
+    torch.manual_seed(1)
+    two, other = scratch(teacher, 2, 5), scratch(teacher, 2, 6)
+    assert torch.equal(logits(one.model), logits(two.model))
+    assert not torch.equal(logits(one.model), logits(other.model))
+
+
+def test_a_layer_that_does_nothing_has_no_influence() -> None:
+    teacher = tiny_model()
+    with torch.no_grad():
+        for name, parameter in decoder_layers(teacher.model)[2].named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter.zero_()
+    influence = block_influence(teacher, [list(range(2, 40)), list(range(40, 60))])
+    assert influence[2] == pytest.approx(0, abs=1e-6)
+    assert min(influence[index] for index in (0, 1, 3)) > 0.001
+    assert most_influential(influence, 3) == [0, 1, 3]
+    cut = from_layers(teacher, [0, 1, 3])
+    torch.testing.assert_close(logits(cut.model), logits(teacher.model), rtol=1e-4, atol=1e-4)
+
+
+def test_influence_is_one_minus_the_cosine_of_what_goes_in_and_out() -> None:
+    teacher = tiny_model(layers=1)
+    row = list(range(2, 20))
+    with torch.inference_mode():
+        before = teacher.model.get_input_embeddings()(torch.tensor([row]))
+        norm = teacher.model.get_decoder().norm
+        seen: list[torch.Tensor] = []
+        handle = norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        teacher.model(input_ids=torch.tensor([row]))
+        handle.remove()
+    expected = 1 - torch.nn.functional.cosine_similarity(before, seen[0], dim=-1).mean()
+    assert block_influence(teacher, [row])[0] == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_a_student_larger_than_its_teacher_is_refused() -> None:
+    with pytest.raises(ConfigError, match="9 layers is larger than its teacher of 4"):
+        scratch(tiny_model(), 9, 0)
+
+
+def test_a_folder_is_a_source_and_its_digest_follows_the_weights(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    assert resolve_model("model", tmp_path) == folder
+    before = model_digest(folder)
+    assert before == model_digest(folder)
+    save_tiny(folder, seed=3)
+    assert model_digest(folder) != before
+
+
+@pytest.mark.parametrize("source", ["./nothing", "/nowhere/at/all", "word", "a/b/c"])
+def test_a_missing_source_is_named(tmp_path: Path, source: str) -> None:
+    with pytest.raises(SourceError, match="no model at"):
+        resolve_model(source, tmp_path)
+
+
+def test_a_hub_id_without_a_network_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="the hub did not give it"):
+        resolve_model("nobody/nothing", tmp_path)
+
+
+def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"no config\.json"):
+        load_model(tmp_path)
+
+
+def test_a_torn_model_is_an_error_and_no_traceback(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(SourceError, match="cannot load"):
+        load_model(folder)
+
+
+def test_a_gguf_file_that_is_not_one(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF but not really")
+    with pytest.raises(SourceError):
+        resolve_model("model.gguf", tmp_path)
+    assert not list((cache / "models").glob("*"))
