@@ -14,6 +14,8 @@ from reports.stats.cells import CannotEstimateError, Cells, Floats, Ints, Rating
 
 # Sums of exact zeros leave rounding noise near 1e-30; one rating of a million that differs leaves 1e-14.
 ZERO = 1e-24
+# Variances that are equal in truth differ by rounding; degrees of freedom must not hang on which is larger then.
+TIE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,12 @@ class TwoWay:
         vr, vs, vc = (g / (g - 1) * float(np.sum((sums @ w) ** 2)) for g, sums in zip(sizes, parts, strict=True))
         raw = vr + vs - vc
         v = max(raw, vr, vs)
-        floor_used = raw < v
+        floor_used = raw < v * (1 - TIE)
         if v <= ZERO:
             return Contrast(0.0, 0.0, 0.0, 0.0, 0.0, False, float(min(sizes[:2]) - 1))
         if floor_used:
-            df = float((sizes[0] if vr >= vs else sizes[1]) - 1)
+            larger = [g for g, one_way in zip(sizes[:2], (vr, vs), strict=True) if one_way >= v * (1 - TIE)]
+            df = float(min(larger) - 1)
         else:
             df = v**2 / (vr**2 / (sizes[0] - 1) + vs**2 / (sizes[1] - 1) + vc**2 / (sizes[2] - 1))
         return Contrast(v, vr, vs, vc, raw, floor_used, df)
