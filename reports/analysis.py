@@ -35,9 +35,17 @@ WIDTHS = (0.9, 1.8)  # bootstrap width over Fieller width; outside, one of both 
 Warning_ = dict[str, Any]
 
 
-def analyse(tidy: Tidy, *, margin: float = 0.90, seed: int = 0, draws: int = 10_000) -> dict[str, Any]:
+def analyse(
+    tidy: Tidy,
+    *,
+    margin: float = 0.90,
+    seed: int = 0,
+    draws: int = 10_000,
+    controls: dict[str, str] | None = None,
+) -> dict[str, Any]:
     """All statistics of one kind of rater, as plain JSON values; the teacher is the first arm of `tidy`.
 
+    `controls` maps a control to the student whose teacher it lacks; the student is compared with it as well.
     Random numbers depend on `seed`, arm and measure only, so adding an arm changes no other arm's numbers.
     """
     warnings: list[Warning_] = []
@@ -63,6 +71,9 @@ def analyse(tidy: Tidy, *, margin: float = 0.90, seed: int = 0, draws: int = 10_
             found, said = _student(tidy, ratings, code, margin, rng, draws)
             arms[arm][measure] |= found
             warnings += [{**warning, "measure": measure, "arm": arm} for warning in said]
+        for control, arm in (controls or {}).items():
+            if control in tidy.arms and arm in tidy.arms:
+                arms[arm][measure]["control"] = _against_control(tidy, ratings, arm, control)
         _adjust(arms, tidy.arms[1:], measure)
         result["bradley_terry"][measure] = _strengths(tidy, ratings, warnings, measure)
         _logit(tidy, measure, arms)
@@ -229,6 +240,17 @@ def _warnings(found: dict[str, Any], estimate: Estimate) -> list[Warning_]:
         if not WIDTHS[0] <= width <= WIDTHS[1]:
             said.append({"code": "interval_check", "width_ratio": width})
     return said
+
+
+def _against_control(tidy: Tidy, ratings: Ratings, arm: str, control: str) -> dict[str, Any] | None:
+    """Difference in points of a student and its control on their own common cells: what the teacher added."""
+    try:
+        estimate = fraction(common_cells(ratings, tidy.arms.index(arm), tidy.arms.index(control)))
+    except CannotEstimateError:
+        return None
+    diff = difference(estimate)
+    limits = {"estimate": diff.estimate, "low": diff.low, "high": diff.high, "p": diff.p}
+    return {"arm": control, **limits, "n_cells": estimate.n_cells, "n_raters": estimate.n_raters}
 
 
 def _adjust(arms: dict[str, dict[str, Any]], students: tuple[str, ...], measure: str) -> None:

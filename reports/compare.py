@@ -109,12 +109,10 @@ def score_rows(source: Source) -> list[Row]:
     by_arm = {arm: {(s["suite"], s["metric"]): s for s in scores_json(source, arm)} for arm in source.arms}
     keys = dict.fromkeys(key for scores in by_arm.values() for key in scores)
     rows = []
-    for suite, metric in keys:
-        scores = [by_arm[arm].get((suite, metric)) for arm in source.arms]
+    for key in keys:
+        scores = [by_arm[arm].get(key) for arm in source.arms]
         first = next(score for score in scores if score)
-        label = METRICS.get(metric, metric.replace("_", " "))
-        if label[0].islower():
-            label = f"{suite}: {label}"
+        label = score_label(first)
         remarks = []
         if first.get("chance") is not None:
             remarks.append(f"chance {percent(first['chance'])}")
@@ -122,6 +120,12 @@ def score_rows(source: Source) -> list[Row]:
         cells = tuple(_score_cell(score, index) for index, score in enumerate(scores))
         rows.append(Row(label, ", ".join(remarks), _direction(first), cells))
     return rows
+
+
+def score_label(score: dict[str, Any]) -> str:
+    """What a score is called: in words where the metric is known, else by its own name; with its suite."""
+    label = METRICS.get(score["metric"], score["metric"].replace("_", " "))
+    return f"{score['suite']}: {label}" if label[0].islower() else label
 
 
 def _direction(score: dict[str, Any]) -> str:

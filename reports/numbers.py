@@ -50,6 +50,11 @@ def p_value(value: float | None) -> str:
     return NONE if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def signed(value: float | None) -> str:
+    """-0.591 -> '−0.59'."""
+    return NONE if value is None else f"{value:+.2f}".replace("-", "−")
+
+
 def span(low: float | None, high: float | None, digits: int = 0) -> str:
     """The two ends of an interval of a fraction: '88 to 98'."""
     if low is None or high is None:

@@ -7,9 +7,9 @@ from typing import Any
 
 from reports.compare import cost
 from reports.load import Source
-from reports.numbers import NBSP, fraction_text, joined, of_teacher, percent, plural, span, times
+from reports.numbers import NBSP, fraction_text, joined, of_teacher, p_value, percent, plural, signed, span, times
 
-NOTES = {"variance_floor", "missing_ratings"}
+NOTES = {"variance_floor", "missing_ratings", "separation"}
 """Codes of what a reader may like to know but need not weigh."""
 
 MEASURE_NAMES = {"satisfaction": "satisfaction", "goal_achievement": "goal achievement"}
@@ -30,8 +30,15 @@ def headline(source: Source, people: dict[str, Any] | None) -> str:
         if others:
             said += f" (the ratings of {joined(others)} below are no substitute)"
         return f"{said}. {_what_is_known(source, arm)}"
-    block = people["arms"].get(arm, {}).get("satisfaction", {})
-    fraction = block.get("fraction")
+    several = [name for name in source.students if name not in source.controls]
+    kept = {name: people["arms"].get(name, {}).get("satisfaction", {}).get("fraction") for name in several}
+    if len(several) > 1 and all(kept.values()):
+        each = [f"{name} {fraction_text(kept[name])}" for name in several]
+        return (
+            f"Of the teacher's satisfaction the students keep: {joined(each)}, in brackets the 95{NBSP}% intervals; "
+            f"{_n_clause(people)}."
+        )
+    fraction = people["arms"].get(arm, {}).get("satisfaction", {}).get("fraction")
     if not fraction:
         said = {warning["code"]: warning["text"] for warning in people["warnings"]}
         why = next(
@@ -87,6 +94,58 @@ def warning_text(warning: dict[str, Any]) -> str:
     arm, measure = warning.get("arm"), MEASURE_NAMES.get(warning.get("measure", ""), "")
     who = f"{arm}, {measure}: " if arm else f"{measure}: " if measure else ""
     return who + _WARNINGS[warning["code"]](warning)
+
+
+def gathered(warnings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same warning about several arms and measures as one: what a page lists."""
+    about: dict[str, dict[str, list[str]]] = {}
+    level = {}
+    for warning in warnings:
+        text = _WARNINGS[warning["code"]](warning)
+        level[text] = warning["level"]
+        arms = about.setdefault(text, {}).setdefault(MEASURE_NAMES.get(warning.get("measure", ""), ""), [])
+        if warning.get("arm"):
+            arms.append(warning["arm"])
+    lines = []
+    for text, by_measure in about.items():
+        measures_of: dict[tuple[str, ...], list[str]] = {}
+        for name, arms in by_measure.items():
+            measures_of.setdefault(tuple(arms), []).append(name)
+        parts = [
+            f"{joined(list(arms))} ({joined(names)})" if arms else joined(names) for arms, names in measures_of.items()
+        ]
+        who = joined([part for part in parts if part]) if any(parts) else ""
+        lines.append({"text": f"{who}: {text}" if who else text, "level": level[text]})
+    return lines
+
+
+def verdicts(source: Source, people: dict[str, Any], measure: str) -> list[str]:
+    """For each student what its ratings allow to say about the margin, after Holm's adjustment."""
+    said = []
+    for arm in source.students:
+        block = people["arms"].get(arm, {}).get(measure, {})
+        fraction, test = block.get("fraction"), block.get("non_inferiority")
+        if not fraction or not test or test["p"] is None:
+            continue
+        name, margin = MEASURE_NAMES[measure], percent(test["margin"])
+        p = f"one-sided p = {p_value(test['p_holm'])} after Holm"
+        if test["p_holm"] < 0.05:
+            said.append(f"{arm} keeps more than {margin} of the teacher's {name} ({p}).")
+        elif fraction["high"] is not None and fraction["high"] < test["margin"]:
+            said.append(f"{arm} keeps less than {margin} of the teacher's {name}: the whole interval lies below.")
+        else:
+            said.append(
+                f"Whether {arm} keeps {margin} of the teacher's {name} is open ({p}): the interval includes the "
+                "margin. More raters and more scenarios would narrow it."
+            )
+        control = block.get("control")
+        if control and control["low"] is not None:
+            interval = f"{signed(control['low'])} to {signed(control['high'])}"
+            said.append(
+                f"{arm} against its control {control['arm']}, which saw the same tokens without the teacher: "
+                f"{signed(control['estimate'])} points ({interval}, n = {plural(control['n_cells'], 'common cell')})."
+            )
+    return said
 
 
 _WARNINGS: dict[str, Any] = {
@@ -190,11 +249,12 @@ def methods(source: Source, people: dict[str, Any] | None) -> str:
 
 def limitations(source: Source, people: dict[str, Any] | None) -> list[str]:
     """What this study cannot show, as far as its own data tell."""
-    found = ["The fraction starts at 20 %: 1 is the lowest rating, so even an arm rated 1 throughout keeps 1/5 of a 5."]
+    found = []
     if people is not None:
-        found.append(
-            "Raters and scenarios are those of this study; the interval speaks of others like them, not of all."
-        )
+        found += [
+            "The fraction starts at 20 %: 1 is the lowest rating, so even an arm rated 1 throughout keeps 1/5 of a 5.",
+            "Raters and scenarios are those of this study; the interval speaks of others like them, not of all.",
+        ]
         alpha = people["reliability"].get("satisfaction", {}).get("krippendorff_ordinal")
         if alpha is not None and alpha < 0.4:
             found.append(
@@ -206,6 +266,8 @@ def limitations(source: Source, people: dict[str, Any] | None) -> list[str]:
     if source.controls:
         pairs = [f"{control} for {student}" for control, student in source.controls.items()]
         found.append(f"Only the controls ({joined(pairs)}) tell what the teacher added beyond the training text.")
+    if people is not None and not source.mode:
+        found.append("The margin is Viva's default. One that was not fixed before the first rating proves nothing.")
     if not source.controls:
         found.append("Without a control, nothing here tells what the teacher added beyond the training text.")
     return found
