@@ -7,7 +7,6 @@ from typing import Any
 from harness.chat import Sampling, seed_for, write_answers
 from harness.config import Study
 from harness.models.load import load_model
-from harness.models.sources import quiet_libraries
 from harness.progress import Report
 from harness.records import Answer, Message, Scenario, append_jsonl, read_jsonl, write_jsonl
 from harness.rundir import RunDir, Stage, digest, now
@@ -39,8 +38,7 @@ def answer_all(
         todo = [scenario for scenario in scenarios if (arm, scenario.id) not in have]
         if not todo:
             continue
-        with quiet_libraries():
-            loaded = load_model(directory)
+        loaded = load_model(directory)
         for first in range(0, len(todo), study.answer.batch):
             batch = todo[first : first + study.answer.batch]
 

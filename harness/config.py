@@ -109,7 +109,7 @@ class Bench(Table):
     """Which benchmark suites every arm goes through."""
 
     suites: tuple[str, ...] = Field(
-        ("words",), description="words (perplexity), shipped or lm-eval task names, folders"
+        ("words",), description="words (perplexity), shipped suites, lm-eval tasks, FILE.yaml or FOLDER/"
     )
     limit: int | None = Field(None, ge=1, description="items per suite, for a quick look; all by default")
     held_out: int = Field(32, ge=1, description="held-out chats of the corpus scored by words")
@@ -132,6 +132,9 @@ class Rate(Table):
     mode: Literal["fixed"] = Field("fixed", description="fixed: raters read prepared chats")
     scenarios: str = Field("data:scenarios/everyday.jsonl", description="JSONL of scenarios: data:... or a path")
     ratings_per_cell: int = Field(3, ge=1, description="ratings wanted for each scenario and arm")
+    consent: str | None = Field(
+        None, min_length=1, description="what raters read and agree to, in place of Viva's text"
+    )
     scenarios_per_rater: int = Field(12, ge=1, description="scenarios one rater meets, each with every arm")
 
 
@@ -151,10 +154,10 @@ class Study(Table):
     system: str | None = Field(None, description="system message of every chat; by default the template's own")
     teacher: Teacher = Field(description="the model whose behaviour is copied")
     student: tuple[Student, ...] = Field((), description="the models under examination")
-    bench: Bench = Field(default_factory=lambda: Bench(), description="benchmark suites")
-    answer: AnswerTable = Field(default_factory=lambda: AnswerTable(), description="how arms answer the scenarios")
-    rate: Rate = Field(default_factory=lambda: Rate(), description="the rating study")
-    report: ReportTable = Field(default_factory=lambda: ReportTable(), description="what the report is held to")
+    bench: Bench = Field(default_factory=Bench, description="benchmark suites")
+    answer: AnswerTable = Field(default_factory=AnswerTable, description="how arms answer the scenarios")
+    rate: Rate = Field(default_factory=Rate, description="the rating study")
+    report: ReportTable = Field(default_factory=ReportTable, description="what the report is held to")
 
     @field_validator("student", mode="before")
     @classmethod
@@ -257,6 +260,12 @@ def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
             file(student, "source")
             file(student.get("train"), "corpus")
     file(raw.get("rate"), "scenarios")
+    bench = raw.get("bench")
+    if isinstance(bench, dict) and isinstance(bench.get("suites"), list):
+        bench["suites"] = [
+            str(base / suite) if isinstance(suite, str) and suite.endswith((".yaml", ".yml", "/")) else suite
+            for suite in bench["suites"]
+        ]
     return raw
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from harness.chat import Sampling, seed_for, write_answers
 from harness.errors import ConfigError
 from harness.models.load import LoadedModel, load_model
-from harness.models.sources import quiet_libraries
 from harness.progress import Report, bar
 from harness.records import Chat, Message, Prompt, append_jsonl, read_jsonl
 from harness.resources import resolve_file
@@ -103,8 +102,7 @@ def corpus_stage(run: "Run", args: "argparse.Namespace") -> None:
         raise ConfigError("--samples, --batch and --max-tokens must be at least 1")
     prompts = read_jsonl(resolve_file(args.prompts, Path.cwd()), Prompt)
     keep_big_blocks()
-    with quiet_libraries():
-        teacher = load_model(run.teacher_dir)
+    teacher = load_model(run.teacher_dir)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with bar("corpus") as progress:
         made = make_corpus(

@@ -10,12 +10,6 @@ from harness.records import Answer, read_jsonl
 from harness.rundir import read_manifest
 from harness.stages import Run
 
-CONSENT = (
-    "You will read short chats with different assistants and rate each from 1 to 5. Your ratings and comments are "
-    "stored on the computer that runs this page under a random label, without your name or address, and are used to "
-    "compare the assistants. You can stop at any time: close the page, and what you saved so far stays."
-)
-
 
 def prepare(run: Run) -> None:
     """Bring study.db up to date with the answers. Raises RunError while there are none.
@@ -36,7 +30,7 @@ def prepare(run: Run) -> None:
         seed=run.study.seed,
         ratings_per_cell=run.study.rate.ratings_per_cell,
         scenarios_per_rater=min(run.study.rate.scenarios_per_rater, len(run.scenarios)),
-        consent=CONSENT,
+        consent=run.study.rate.consent,
         scenarios=run.scenarios,
         arm_keys=sorted(keys.values()),  # in the order of random keys: the order of arms would tell
         answers=sorted((keys[answer.arm], answer.scenario, answer.messages) for answer in answers),

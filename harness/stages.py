@@ -16,7 +16,7 @@ from harness.config import Student, Study, load_study
 from harness.errors import ConfigError, RunError
 from harness.progress import bar, duration, say
 from harness.records import Scenario, read_jsonl, write_atomic
-from harness.resources import resolve_file
+from harness.resources import data_path, resolve_file
 from harness.rundir import RunDir, Stage, digest, now, read_manifest, sha256_file
 
 
@@ -109,15 +109,17 @@ def train_stage(run: Run, only: Sequence[str] = ()) -> None:
     for name in only:
         if run.student(name).train is None:
             raise ConfigError(f"the student {name!r} has a source and no train", hint="there is nothing to train")
-    from harness.train.stage import job_for, train_arm
+    from harness.train.stage import Job, train_arm
 
     for student in run.study.student:
         if student.train is None or (only and student.name not in only):
             continue
-        job = job_for(run.study, student, run.teacher_dir)
-        with _shown(f"train {student.name}", job.stage(run.dir)) as progress:
+        job = Job(run.study, student, run.teacher_dir, resolve_file(student.train.corpus, Path.cwd()))
+        stage = job.stage(run.dir)
+        with _shown(f"train {student.name}", stage) as progress:
             if progress:
-                train_arm(job, run.dir, progress)
+                with _failing(stage, now()):
+                    train_arm(job, stage, progress)
 
 
 def bench_stage(run: Run, only: Sequence[str] = ()) -> None:
@@ -136,13 +138,22 @@ def _bench_config(run: Run) -> dict[str, Any]:
 
 
 def _bench_inputs(run: Run, arm: str) -> dict[str, str]:
-    from harness.bench.suites import suite_digest
-
     inputs = {"model": run.model_digest(arm), "teacher": run.model_digest(run.study.teacher.name)}
     corpus = bench_corpus(run.study)
     if corpus:
         inputs["corpus"] = sha256_file(corpus)
     return inputs | {f"suite {suite}": suite_digest(suite) for suite in run.study.bench.suites}
+
+
+def suite_digest(name: str) -> str:
+    """What a suite is made of: the hash of its files, or its name where it is one of lm-eval's own."""
+    path = Path(name) if Path(name).is_absolute() else None
+    with contextlib.suppress(ConfigError):
+        path = path or data_path(f"suites/{name}")
+    if path is None or not path.exists():
+        return f"named {name}"
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return digest({file.name: sha256_file(file) for file in files})
 
 
 def bench_corpus(study: Study) -> Path | None:

@@ -18,7 +18,10 @@ def describe(run: Run) -> str:
         from studyapp import store
 
         counts = store.counts(run.dir.db)
-        lines.append("ratings: " + ", ".join(f"{value} {name}" for name, value in counts.items()))
+        lines.append(
+            f"ratings: {counts.ratings} by {counts.raters} raters; {counts.full_cells} of {counts.cells} cells have "
+            f"{counts.ratings_per_cell} or more ({counts.state})"
+        )
     else:
         lines.append("ratings: none yet")
     return "\n".join(lines)

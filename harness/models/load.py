@@ -1,5 +1,9 @@
 """An ordinary Hugging Face directory, loaded: model and tokenizer together."""
 
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,17 +27,36 @@ def load_model(directory: Path, dtype: str = "float32") -> LoadedModel:
     if not (directory / "config.json").is_file():
         raise SourceError(f"{directory} is not a model directory: it has no config.json", hint="check the path")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            attn_implementation="sdpa",
-        )
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        with quiet_libraries():
+            model = AutoModelForCausalLM.from_pretrained(
+                directory,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                attn_implementation="sdpa",
+            )
+            tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # a damaged file makes these libraries raise many kinds
         raise SourceError(
             f"cannot load the model in {directory}: {error}".splitlines()[0], hint="is it whole?"
         ) from error
     return LoadedModel(model.eval(), tokenizer)
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """transformers' own bars and notices off: Viva shows one progress display, its own."""
+    from transformers.utils import logging as library
+
+    level = library.get_verbosity()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    logging.getLogger("gguf").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        library.set_verbosity(level)
+        library.enable_progress_bar()

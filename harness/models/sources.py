@@ -5,13 +5,11 @@ GGUF is converted once into safetensors in the user's cache, under the hash of t
 """
 
 import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from harness.errors import SourceError
+from harness.models.load import quiet_libraries
 from harness.progress import say
 from harness.resources import cache_dir, fetch_member, staging
 from harness.rundir import digest, sha256_file
@@ -93,21 +91,3 @@ def _write_safetensors(path: Path, folder: Path, dtype: str) -> None:
         model.hf_quantizer = None
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-
-
-@contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """transformers' own bars and notices off: Viva shows one progress display, its own."""
-    from transformers.utils import logging as library
-
-    level = library.get_verbosity()
-    library.set_verbosity_error()
-    library.disable_progress_bar()
-    logging.getLogger("gguf").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        library.set_verbosity(level)
-        library.enable_progress_bar()

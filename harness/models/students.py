@@ -85,7 +85,7 @@ def block_influence(teacher: LoadedModel, rows: Sequence[Sequence[int]]) -> list
     def hook(index: int) -> Callable[..., None]:
         def compare(module: Any, inputs: Any, output: Any) -> None:
             after_BTD = output[0] if isinstance(output, tuple) else output
-            cosine[index] += torch.nn.functional.cosine_similarity(inputs[0].double(), after_BTD.double(), dim=-1).sum()
+            cosine[index] += torch.nn.functional.cosine_similarity(inputs[0], after_BTD, dim=-1).double().sum()
 
         return compare
 

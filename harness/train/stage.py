@@ -10,12 +10,12 @@ from harness.config import Student, Study
 from harness.corpus import read_corpus
 from harness.errors import TrainingError
 from harness.models.chat_format import encode_document
-from harness.models.load import LoadedModel, load_model
-from harness.models.sources import model_digest, quiet_libraries
+from harness.models.load import LoadedModel, load_model, quiet_libraries
+from harness.models.sources import model_digest
 from harness.models.students import block_influence, from_layers, most_influential, scratch
 from harness.progress import Report, say
 from harness.records import dump_json
-from harness.resources import resolve_file, staging
+from harness.resources import staging
 from harness.rundir import RunDir, Stage, now, sha256_file
 from harness.train import checkpoint
 from harness.train.batches import Document, plan_digest, plan_steps
@@ -23,7 +23,7 @@ from harness.train.loop import train
 from harness.train.objective import check_vocabularies
 from harness.tune import keep_big_blocks
 
-CALIBRATION_CHATS = 32  # chats of the training part on which block influence is measured
+CALIBRATION_CHATS = 24  # chats of the training part on which block influence is measured
 
 
 @dataclass(frozen=True)
@@ -45,35 +45,16 @@ class Job:
         return Stage(f"train/{self.student.name}", run.arm(self.student.name), config, inputs)
 
 
-def job_for(study: Study, student: Student, teacher_dir: Path) -> Job:
-    """The training of one student of a study; the corpus must be there."""
-    assert student.train is not None
-    return Job(study, student, teacher_dir, resolve_file(student.train.corpus, Path.cwd()))
-
-
-def train_arm(job: Job, run: RunDir, progress: Report) -> dict[str, Any]:
+def train_arm(job: Job, stage: Stage, progress: Report) -> dict[str, Any]:
     """Train one student and leave arms/<arm>/{model/, metrics.jsonl, manifest.json}; returns the manifest."""
-    stage = job.stage(run)
-    done = stage.finished()
-    if done:
-        return done
     started = now()
     stage.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        return _train_arm(job, stage, started, progress)
-    except Exception as error:
-        stage.fail(started, str(error))
-        raise
-
-
-def _train_arm(job: Job, stage: Stage, started: str, progress: Report) -> dict[str, Any]:
     config = job.student.train
     shape = job.student.shape
     assert config is not None
     assert shape is not None
     tuned = keep_big_blocks()
-    with quiet_libraries():
-        teacher = load_model(job.teacher_dir)
+    teacher = load_model(job.teacher_dir)
     for parameter in teacher.model.parameters():
         parameter.requires_grad_(False)
     chats, held_out_chats = read_corpus(job.corpus)
