@@ -100,19 +100,13 @@ def make_tidy(
     raters, rater_codes = _encode(rater)
     scenarios, scenario_codes = _encode(scenario)
     arms, arm_codes = _encode(arm, first=teacher)
-    labels = [""] * len(scenarios)
-    for code, label in zip(scenario_codes.tolist(), category or (), strict=category is not None):
-        labels[code] = max(labels[code], label or "")
-    finished = [""] * len(raters)
-    for code, moment in zip(rater_codes.tolist(), time or (), strict=time is not None):
-        finished[code] = max(finished[code], moment or "")
     places = _floats(position) if position is not None else np.full(len(rater_codes), np.nan)
     return Tidy(
         raters,
         scenarios,
         arms,
-        tuple(labels),
-        tuple(finished),
+        _last(category, scenario_codes, len(scenarios)),
+        _last(time, rater_codes, len(raters)),
         rater_codes,
         scenario_codes,
         arm_codes,
@@ -130,8 +124,22 @@ def _encode(labels: Sequence[str], first: str | None = None) -> tuple[tuple[str,
     return tuple(distinct), np.fromiter(map(code.__getitem__, labels), np.int64, len(labels))
 
 
+def _last(labels: Sequence[str | None] | None, group: Ints, size: int) -> tuple[str, ...]:
+    """The last label of each group in sorting order, '' where there is none: a scenario's category, a latest time."""
+    found = [""] * size
+    for code, label in set(zip(group.tolist(), labels, strict=True)) if labels is not None else ():
+        found[code] = max(found[code], label or "")
+    return tuple(found)
+
+
 def _floats(column: Sequence[float | None]) -> Floats:
-    return np.array([np.nan if value is None else value for value in column], dtype=np.float64)
+    return np.array(column, dtype=np.float64)  # None becomes NaN
+
+
+def _stripped(column: tuple[str, ...]) -> list[str]:
+    """Labels without spaces around them; a label that many rows share is looked at once."""
+    short = {label: label.strip() for label in set(column)}
+    return [short[label] for label in column]
 
 
 def read_csv(path: Path, teacher: str) -> Tidy:
@@ -159,7 +167,10 @@ def read_csv(path: Path, teacher: str) -> Tidy:
         raise ConfigError(f"{path}, line {short}: {len(rows[short - 2])} fields, but the header has {len(header)}")
     if not rows:
         raise UnusableRatingsError("no_ratings", f"{path} holds no rating", hint="add one row for each rating")
-    columns = {name: [row[index].strip() for row in rows] for index, name in enumerate(header)}
+    columns = dict(zip(header, map(_stripped, zip(*rows, strict=True)), strict=True))
+    for name in ("rater", "scenario", "arm"):
+        if "" in columns[name]:
+            raise ConfigError(f"{path}, line {columns[name].index('') + 2}: the {name} is empty", hint="name every one")
     if teacher not in columns["arm"]:
         found = ", ".join(sorted(set(columns["arm"])))
         raise UnusableRatingsError(
@@ -167,17 +178,17 @@ def read_csv(path: Path, teacher: str) -> Tidy:
         )
 
     def numbers(name: str) -> list[float | None]:
-        out: list[float | None] = []
-        for line, text in enumerate(columns[name], 2):
+        value: dict[str, float | None] = {"": None}
+        for text in set(columns[name]) - {""}:
             try:
-                out.append(float(text) if text else None)
+                value[text] = float(text)
             except ValueError:
                 raise UnusableRatingsError(
                     "rating_out_of_range",
-                    f"{path}, line {line}: {name} is {text!r}, not a number",
+                    f"{path}, line {columns[name].index(text) + 2}: {name} is {text!r}, not a number",
                     hint="a missing rating is an empty field",
                 ) from None
-        return out
+        return [value[text] for text in columns[name]]
 
     return make_tidy(
         columns["rater"],

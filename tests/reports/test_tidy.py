@@ -46,11 +46,14 @@ def test_missing_column_teacher_and_rows(tmp_path: Path) -> None:
     table = write(tmp_path / "r.csv", "rater,scenario,arm,satisfaction", "A,s1,gpt,4")
     with pytest.raises(UnusableRatingsError, match="arms are gpt"):
         read_csv(table, "teacher")
+    lines = "rater,scenario,arm,satisfaction"
     with pytest.raises(UnusableRatingsError) as error:
-        read_csv(write(tmp_path / "r.csv", "rater,scenario,arm,satisfaction"), "teacher")
+        read_csv(write(tmp_path / "r.csv", lines), "teacher")
     assert error.value.code == "no_ratings"
+    with pytest.raises(ConfigError, match="line 3: the scenario is empty"):
+        read_csv(write(tmp_path / "r.csv", lines, "A,s1,teacher,4", "A, ,teacher,4"), "teacher")
     with pytest.raises(ConfigError, match="line 2"):
-        read_csv(write(tmp_path / "r.csv", "rater,scenario,arm,satisfaction", "A,s1,teacher"), "teacher")
+        read_csv(write(tmp_path / "r.csv", lines, "A,s1,teacher"), "teacher")
 
 
 def grid(teacher: list[int], student: list[int], raters: int) -> Tidy:
