@@ -1,0 +1,86 @@
+"""The server as a process: starting, stopping, dying."""
+
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+from small_study import Client, serving
+
+from harness.errors import RatingError, RunError
+from studyapp.server import serve
+
+
+def test_a_port_in_use_is_named_at_once(path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(RunError, match=f"port {port} is already in use") as error:
+            serve(path, port=port)
+        assert "--port" in error.value.hint
+
+
+@pytest.mark.parametrize(("host", "port"), [("no such host", 0), ("127.0.0.1", 99999)])
+def test_an_impossible_address_is_an_error_of_ours(path, host, port):
+    with pytest.raises(RunError, match=r"cannot serve on|no port 99999"):
+        serve(path, host=host, port=port)
+
+
+def test_without_a_study_there_is_no_server(tmp_path):
+    with pytest.raises(RatingError, match="no study database"):
+        serve(tmp_path / "study.db", port=0)
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed():
+    heavy = ("torch", "gradio", "transformers", "fastapi", "reports")
+    code = f"import sys, studyapp.server; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
+
+
+def test_ctrl_c_ends_the_server_quietly(path):
+    with serving(path) as server, Client(server.url) as rater:
+        rater.join()
+        assert httpx.get(server.url + "healthz").json() == {"ok": True}
+        assert server.interrupt() == 0
+        assert server.lines == [server.url]  # nothing printed but what the callback prints
+
+
+def test_kill_9_between_two_ratings_loses_nothing_confirmed(path):
+    confirmed = 0
+    cookies = None
+    for life in range(3):
+        with serving(path) as server, Client(server.url, session=f"life{life}") as rater:
+            if cookies is None:
+                rater.join()
+                cookies = dict(rater.http.cookies)
+            rater.http.cookies.update(cookies)
+            assert f"{confirmed + 1} of 9" in rater.show().text  # comes back to where they were
+            for _ in range(2):
+                answer = rater.rate(confirmed % 5 + 1, 3, position=confirmed + 1)
+                confirmed += 1
+                assert f"{confirmed + 1} of 9" in answer.text
+            server.kill()
+        connection = sqlite3.connect(path)
+        rows = connection.execute("SELECT position, satisfaction, revision FROM tidy_ratings").fetchall()
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        connection.close()
+        assert rows == [(at + 1, at % 5 + 1, 1) for at in range(confirmed)]
+
+
+def test_a_failure_shows_a_constant_text_and_keeps_the_page(path):
+    with serving(path) as server, Client(server.url) as rater:
+        rater.join()
+        connection = sqlite3.connect(path)
+        connection.execute("ALTER TABLE rating_event RENAME TO hidden_secret_table")
+        connection.close()
+        answer = rater.rate(3, 3, position=1)
+        assert "Something went wrong here" in answer.text
+        assert "rating_event" not in answer.text
+        time.sleep(0.1)
+        assert any("no such table" in line for line in server.lines)  # the owner's terminal says why
+        assert "1 of 9" in rater.show().text  # and the half-written rating is undone
