@@ -54,6 +54,8 @@ def serve(
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that already listens, so that nobody else can take the port while the app loads."""
+    if not 0 <= port <= 65535:  # getaddrinfo would take it modulo 65536
+        raise RunError(f"there is no port {port}", hint="name one from 1 to 65535 with --port")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except socket.gaierror as error:
@@ -63,9 +65,6 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(256)
-    except OverflowError:
-        listener.close()
-        raise RunError(f"there is no port {port}", hint="name one from 1 to 65535 with --port") from None
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
