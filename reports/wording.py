@@ -93,7 +93,7 @@ def warning_text(warning: dict[str, Any]) -> str:
     """What a warning means for the reader, and what to do next."""
     arm, measure = warning.get("arm"), MEASURE_NAMES.get(warning.get("measure", ""), "")
     who = f"{arm}, {measure}: " if arm else f"{measure}: " if measure else ""
-    return who + _WARNINGS[warning["code"]](warning)
+    return who + WARNINGS[warning["code"]](warning)
 
 
 def gathered(warnings: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -101,7 +101,7 @@ def gathered(warnings: list[dict[str, Any]]) -> list[dict[str, Any]]:
     about: dict[str, dict[str, list[str]]] = {}
     level = {}
     for warning in warnings:
-        text = _WARNINGS[warning["code"]](warning)
+        text = WARNINGS[warning["code"]](warning)
         level[text] = warning["level"]
         arms = about.setdefault(text, {}).setdefault(MEASURE_NAMES.get(warning.get("measure", ""), ""), [])
         if warning.get("arm"):
@@ -148,7 +148,7 @@ def verdicts(source: Source, people: dict[str, Any], measure: str) -> list[str]:
     return said
 
 
-_WARNINGS: dict[str, Any] = {
+WARNINGS: dict[str, Any] = {
     "no_ratings": lambda w: "There is no rating yet. Open the rating page and invite raters.",
     "no_teacher_ratings": lambda w: "Nobody has rated the teacher yet, so there is nothing to compare with.",
     "no_student_ratings": lambda w: "Nobody has rated this student yet.",
@@ -212,6 +212,7 @@ _WARNINGS: dict[str, Any] = {
     ),
     "not_people": lambda w: "These ratings are not by people. They are never pooled with people's.",
 }
+"""Code of a warning -> its words, given the warning."""
 
 
 def methods(source: Source, people: dict[str, Any] | None) -> str:
