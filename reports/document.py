@@ -27,7 +27,6 @@ def build(source: Source) -> dict[str, Any]:
             "arms": order,
             "controls": source.controls,
             "margin": source.margin,
-            "margin_fixed_by": source.blinded_since,
             "mode": source.mode,
             "seed": source.seed,
             "purpose": source.purpose,

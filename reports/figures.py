@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 5.2  # inches, 374 points: text stays readable on a phone
+WIDTH, FIRST = 5.2, 4.4  # inches, of any figure and of those for the first screen: readable on a phone
 MARKERS = "osD^vPX*"
 # placeholder -> CSS variable and its value where the style sheet is missing (Okabe and Ito's palette for arms)
 INK, GRID, PAPER = "#010101", "#020202", "#030303"
@@ -52,7 +52,7 @@ class Picture:
     rows: tuple[tuple[Any, ...], ...]
 
 
-def _figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> "tuple[Figure, Any]":
+def _figure(height: float, rows: int = 1, *, width: float = WIDTH, **options: Any) -> "tuple[Figure, Any]":
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -74,8 +74,8 @@ def _figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> "
         "lines.linewidth": 1.6,
     }
     with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, **options)
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots(rows, 1, squeeze=False, **options)
     return figure, axes
 
 
@@ -102,7 +102,7 @@ def _svg(figure: "Figure", key: str, title: str) -> str:
 
 
 def _legend(figure: "Figure", columns: int, **options: Any) -> None:
-    figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=9, **options)
+    figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=9, labelcolor=INK, **options)
 
 
 def _colour(index: int) -> str:
@@ -111,7 +111,7 @@ def _colour(index: int) -> str:
 
 def forest(rows: Sequence[tuple[str, int, dict[str, Any]]], margin: float, *, marked: str = "") -> Picture:
     """Fractions with their 95 % intervals; a row is (label, index of its arm, fraction as in report.json)."""
-    figure, axes = _figure(0.85 + 0.34 * len(rows))
+    figure, axes = _figure(0.85 + 0.34 * len(rows), width=FIRST)
     ax: Axes = axes[0, 0]
     at = list(range(len(rows)))[::-1]
     for y, (_, arm, fraction) in zip(at, rows, strict=True):
@@ -221,7 +221,7 @@ def training(logs: Sequence[tuple[str, int, Sequence[dict[str, Any]]]]) -> Pictu
         (name, arm, [line for line in log if (line.get("eval") or {}).get("perplexity")]) for name, arm, log in logs
     ]
     two = any(lines for _, _, lines in evaluated)
-    figure, axes = _figure(2.2 + 2.0 * two, 1 + two, 1, sharex=True)
+    figure, axes = _figure(2.2 + 2.0 * two, 1 + two, sharex=True)
     data: list[tuple[Any, ...]] = []
     for name, arm, log in logs:
         x = [line.get("tokens", line["step"]) for line in log]
@@ -256,7 +256,7 @@ def training(logs: Sequence[tuple[str, int, Sequence[dict[str, Any]]]]) -> Pictu
 
 def retained(rows: Sequence[tuple[str, Sequence[tuple[int, float]]]], names: Sequence[str]) -> Picture:
     """Each benchmark as a multiple of the teacher's number; a row is (label, [(index of its arm, ratio)])."""
-    figure, axes = _figure(1.05 + 0.3 * len(rows))
+    figure, axes = _figure(1.05 + 0.3 * len(rows), width=FIRST)
     ax: Axes = axes[0, 0]
     at = list(range(len(rows)))[::-1]
     for y, (_, points) in zip(at, rows, strict=True):
@@ -274,7 +274,7 @@ def retained(rows: Sequence[tuple[str, Sequence[tuple[int, float]]]], names: Seq
     ax.spines["left"].set_visible(False)
     ax.grid(linewidth=0.5)
     ax.set_axisbelow(True)
-    ax.set_xlabel("multiple of the teacher's number, log scale")
+    ax.set_xlabel("× the teacher's number, log scale")
     _legend(figure, 4, handletextpad=0.2)
     title = "Every measure as a multiple of the teacher's"
     caption = "The line is the teacher. Arrows say which direction is better."

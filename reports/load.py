@@ -37,7 +37,6 @@ class Source:
     ratings: dict[str, Tidy] = field(default_factory=dict)
     dates: dict[str, tuple[str, str]] = field(default_factory=dict)
     state: str | None = None
-    blinded_since: str | None = None
     scores: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
     training: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -68,7 +67,6 @@ def load(root: Path) -> Source:
     manifests = {arm: _manifests(run, arm) for arm in arms}
     answers_manifest = read_manifest(run.answers / "manifest.json")
     answers = run.answers / "answers.jsonl"
-    blinding = _json(run.blinding) or {}
     return Source(
         name=str(study.get("name", root.name)),
         arms=arms,
@@ -81,7 +79,6 @@ def load(root: Path) -> Source:
         ratings=ratings,
         dates=dates,
         state=_state(run.db),
-        blinded_since=blinding.get("created"),
         scores={arm: _scores(run.bench(arm), study.get("bench", {}).get("suites", [])) for arm in arms},
         costs={arm: _json(run.bench(arm) / "costs.json") or {} for arm in arms},
         training={arm: _metrics(run.arm(arm) / "metrics.jsonl") for arm in arms},
