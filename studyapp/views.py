@@ -38,7 +38,6 @@ def item(view: View) -> str:
             _progress(view.done, view.total),
             '<h1 tabindex="-1">Thank you, that was all</h1>',
             f"<p>All {view.total} marks are saved. You may go back and change some, or close this page.</p>",
-            '<p>Does someone else want to rate on this device? <a href="leave">Start as a new rater</a></p>',
         ]
     else:
         assistant = f"Assistant {escape(shown.code)}"

@@ -3,21 +3,26 @@
 (() => {
   const scales = () => [...document.querySelectorAll("#satisfaction, #goal_achievement")];
   let position = null;
-  let waiting = false;
+
+  // Only what differs is set: every change calls the observer below again.
+  const set = (element, name, value) => {
+    if (element.getAttribute(name) !== value) element.setAttribute(name, value);
+  };
 
   function mend() {
-    waiting = false;
     for (const scale of scales()) {
       const caption = scale.querySelector("[data-testid=block-info]");
       if (caption) {
-        caption.id = scale.id + "-caption";
-        scale.setAttribute("role", "radiogroup");
-        scale.setAttribute("aria-labelledby", caption.id);
-        scale.setAttribute("aria-description", scale.querySelector(".info-text")?.textContent ?? "");
+        set(caption, "id", scale.id + "-caption");
+        set(scale, "role", "radiogroup");
+        set(scale, "aria-labelledby", caption.id);
+        set(scale, "aria-description", scale.querySelector(".info-text")?.textContent ?? "");
       }
-      for (const input of scale.querySelectorAll("input")) input.name = scale.id;
+      for (const input of scale.querySelectorAll("input")) set(input, "name", scale.id);
     }
-    document.querySelector("#note")?.setAttribute("aria-live", "assertive");
+    const note = document.querySelector("#note");
+    if (note) set(note, "aria-live", "assertive");
+    for (const link of document.querySelectorAll("#item a, #hint a")) link.removeAttribute("target");
     const item = document.querySelector("#item section.viva");
     if (item && item.className !== position) {
       const first = position === null;
@@ -31,12 +36,13 @@
     }
   }
 
-  new MutationObserver(() => {
-    if (!waiting) {
-      waiting = true;
-      requestAnimationFrame(mend);
-    }
-  }).observe(document.documentElement, { childList: true, subtree: true, attributeFilter: ["class"] });
+  // At once, not in the next frame: Gradio names a button anew whenever it is chosen, and the next arrow key may follow
+  // within that frame.
+  new MutationObserver(mend).observe(document.documentElement, {
+    childList: true,
+    subtree: true,
+    attributeFilter: ["class", "name", "target"],
+  });
 
   document.addEventListener("keydown", (event) => {
     const target = event.target;
