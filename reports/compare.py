@@ -12,6 +12,7 @@ METRICS = {
     "teacher_text_kl": "KL to the teacher, nats a token",
     "teacher_text_top1": "Same likeliest token as the teacher",
     "human_text_perplexity": "Perplexity, human text",
+    "human_text_word_perplexity": "Perplexity by word, human text",
     "human_text_bits_per_byte": "Bits per byte, human text",
     "acc": "accuracy",
     "acc_norm": "accuracy, length-normalised",
@@ -54,8 +55,8 @@ COSTS = (
     _Cost("parameters", "Parameters", scaled, percent, "lower"),
     _Cost("parameters_without_embeddings", "… without embeddings", scaled, percent, "lower"),
     _Cost("bytes_on_disk", "Size on disk", _bytes, percent, "lower"),
-    _Cost("tokens_per_s", "Tokens a second", plain_number, times, "higher"),
-    _Cost("time_to_first_token_s", "Time to first token", seconds, times, "lower"),
+    _Cost("tokens_per_second", "Tokens a second", plain_number, times, "higher"),
+    _Cost("time_to_first_token_seconds", "Time to first token", seconds, times, "lower"),
     _Cost("peak_memory_bytes", "Peak memory", _bytes, percent, "lower"),
 )
 
@@ -83,11 +84,17 @@ def scores_json(source: Source, arm: str) -> list[dict[str, Any]]:
         other = teachers.get((score["suite"], score["metric"]), {})
         chance = score.get("chance")
         above = None
-        if chance is not None and other and other["value"] > chance:
+        if chance is not None and other and not at_chance(other):
             above = (score["value"] - chance) / (other["value"] - chance)
         retained = of_teacher(score["value"], other.get("value"))
         found.append({**score, "retained": retained, "retained_above_chance": above})
     return found
+
+
+def at_chance(score: dict[str, Any]) -> bool:
+    """Whether a score is not clearly above its chance level, so that nothing can be kept of it."""
+    chance = score.get("chance")
+    return chance is not None and bool(score["value"] - 1.96 * (score.get("stderr") or 0.0) <= chance)
 
 
 def cost_rows(source: Source) -> list[Row]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from reports import wording
 from reports.analysis import analyse
-from reports.compare import costs_json, scores_json
+from reports.compare import at_chance, costs_json, scores_json
 from reports.load import Source
 
 SCHEMA = 1
@@ -72,7 +72,10 @@ def _looks(source: Source, people: dict[str, Any] | None) -> list[dict[str, Any]
 
 
 def _study_warnings(source: Source, people: dict[str, Any] | None) -> list[dict[str, Any]]:
-    said = []
+    said: list[dict[str, Any]] = []
+    scores = source.scores.get(source.teacher, [])
+    if suites := [f"{score['suite']} ({score['metric']})" for score in scores if at_chance(score)]:
+        said.append({"code": "teacher_at_chance", "suites": suites})
     if people and source.state in ("open", "paused"):
         said.append({"code": "unblinded_open"})
     if people and source.looks and source.looks[0]["ratings"] < people["n"]["ratings"]:
@@ -96,6 +99,7 @@ def _provenance(source: Source) -> list[dict[str, Any]]:
                     "commit": git.get("commit"),
                     "dirty": git.get("dirty"),
                     "config_digest": manifest.get("config_digest"),
+                    "student": manifest.get("student"),
                     "versions": manifest.get("versions", {}),
                     "hardware": manifest.get("hardware", {}),
                     "outputs": {name: facts.get("sha256") for name, facts in (manifest.get("outputs") or {}).items()},

@@ -274,7 +274,7 @@ def retained(rows: Sequence[tuple[str, Sequence[tuple[int, float]]]], names: Seq
     ax.spines["left"].set_visible(False)
     ax.grid(linewidth=0.5)
     ax.set_axisbelow(True)
-    ax.set_xlabel("× the teacher's number, log scale")
+    ax.set_xlabel("× teacher's number (log)")
     _legend(figure, 4, handletextpad=0.2)
     title = "Every measure as a multiple of the teacher's"
     caption = "The line is the teacher. Arrows say which direction is better."

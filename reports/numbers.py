@@ -15,14 +15,16 @@ def times(value: float | None) -> str:
     """1.7 -> '1.70×'; larger numbers with fewer digits."""
     if value is None:
         return NONE
-    return f"{value:.2f}×" if value < 10 else f"{value:,.0f}×"
+    return f"{value:.2f}×" if value < 10 else f"{value:,.0f}×" if value < 1e7 else f"{plain_number(value)}×"
 
 
 def plain_number(value: float | None) -> str:
-    """About three significant digits, no exponent up to a million."""
+    """About three significant digits, no exponent up to ten million."""
     if value is None:
         return NONE
     size = abs(value)
+    if size >= 1e7:
+        return f"{value:.2e}".replace("e+", "e")
     if size >= 1000:
         return f"{value:,.0f}"
     return f"{value:.1f}" if size >= 100 else f"{value:.2f}" if size >= 1 else f"{value:.3f}"

@@ -85,6 +85,7 @@ def _view(source: Source, report: dict[str, Any], rate_command: str) -> dict[str
         "kind_pictures": {kind: kind_pictures(source, kind, block) for kind, block in report["kinds"].items()},
         "rule": rule,
         "examples": examples,
+        "makings": wording.makings(report["provenance"]),
         "versions": _merged(report["provenance"], "versions"),
         "hardware": _merged(report["provenance"], "hardware"),
         "warnings": wording.gathered(report["warnings"]),

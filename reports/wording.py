@@ -69,7 +69,7 @@ def _n_clause(people: dict[str, Any]) -> str:
 def _size_and_speed(source: Source, arm: str) -> tuple[float | None, float | None]:
     """Parameters and tokens a second as fractions of the teacher's, None where they were not measured."""
     mine, teachers = source.costs.get(arm, {}), source.costs.get(source.teacher, {})
-    size, speed = (of_teacher(cost(mine, key), cost(teachers, key)) for key in ("parameters", "tokens_per_s"))
+    size, speed = (of_teacher(cost(mine, key), cost(teachers, key)) for key in ("parameters", "tokens_per_second"))
     return size, speed
 
 
@@ -210,9 +210,29 @@ WARNINGS: dict[str, Any] = {
         f"({plural(w['at'], 'rating')} then). If the study stops because of a result, use the always-valid interval, "
         "not the plain one."
     ),
+    "teacher_at_chance": lambda w: (
+        f"The teacher itself is not clearly above chance on {joined(w['suites'])}: what a student keeps of that says "
+        "nothing."
+    ),
     "not_people": lambda w: "These ratings are not by people. They are never pooled with people's.",
 }
 """Code of a warning -> its words, given the warning."""
+
+
+def makings(provenance: list[dict[str, Any]]) -> list[str]:
+    """How each student was made, from the manifest of its training."""
+    said = []
+    for line in provenance:
+        student = line.get("student")
+        if not student:
+            continue
+        facts = [f"start: {student['start']}"] if student.get("start") else []
+        if student.get("layers"):
+            facts.append(plural(student["layers"], "layer"))
+        if student.get("layers_kept"):
+            facts.append(f"the teacher's layers {', '.join(str(layer) for layer in student['layers_kept'])}")
+        said.append(f"{line['stage'].split('/')[-1]}: {'; '.join(facts)}.")
+    return said
 
 
 def methods(source: Source, people: dict[str, Any] | None) -> str:

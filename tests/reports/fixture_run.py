@@ -63,8 +63,8 @@ def costs(arm: str) -> dict[str, Any]:
         "parameters": size,
         "parameters_without_embeddings": size - 28_311_552,
         "bytes_on_disk": 2 * size,
-        "time_to_first_token_s": {"median": 5 / speed, "low": 4.8 / speed, "high": 5.4 / speed, "n": 9},
-        "tokens_per_s": {"median": speed, "low": speed - 1, "high": speed + 1, "n": 9},
+        "time_to_first_token_seconds": {"median": 5 / speed, "low": 4.8 / speed, "high": 5.4 / speed, "n": 9},
+        "tokens_per_second": {"median": speed, "low": speed - 1, "high": speed + 1, "n": 9},
         "peak_memory_bytes": 4 * size + 3e8,
         "conditions": {"threads": 2},
     }
@@ -88,7 +88,8 @@ def make_run(
             folder = root / "arms" / arm
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in training_log(arm)))
-            (folder / "manifest.json").write_text(json.dumps(manifest(f"train/{arm}")))
+            student = {"start": "importance", "layers": 3, "layers_kept": [0, 2, 5]} if arm == "distilled" else None
+            (folder / "manifest.json").write_text(json.dumps(manifest(f"train/{arm}") | {"student": student}))
     answers = root / "answers"
     answers.mkdir(exist_ok=True)
     (answers / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in chats(scenarios)))

@@ -87,6 +87,22 @@ def test_student_against_its_control(run: Path) -> None:
     assert "distilled against its control scratch" in html
 
 
+def test_what_a_teacher_at_chance_teaches(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "run", raters=0)
+    path = root / "bench" / "teacher" / "facts.json"
+    path.write_text(path.read_text().replace("0.48", "0.29"))
+    report = build(load(root))
+    assert "teacher_at_chance" in {warning["code"] for warning in report["warnings"]}
+    facts = next(score for score in report["arms"]["distilled"]["scores"] if score["suite"] == "facts")
+    assert facts["retained_above_chance"] is None
+
+
+def test_provenance_tells_how_students_were_made(run: Path) -> None:
+    html, _, _ = read(run)
+    assert "distilled: start: importance; 3\u00a0layers; the teacher&#39;s layers 0, 2, 5." in html
+    assert "2.13.0" in html
+
+
 class Links(HTMLParser):
     """Collects what a browser would load, and checks that elements are closed."""
 
