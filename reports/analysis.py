@@ -12,7 +12,7 @@ import numpy as np
 
 from reports.stats import agreement, effects, sequence
 from reports.stats.bootstrap import pigeonhole
-from reports.stats.cells import CannotEstimateError, Cells, Floats, Ratings, common_cells, plain
+from reports.stats.cells import CannotEstimateError, Cells, Floats, Ratings, aligned, common_cells, plain
 from reports.stats.fraction import Estimate, fraction, fraction_all
 from reports.stats.ordinal import ordered_logit
 from reports.stats.tests import (
@@ -197,14 +197,10 @@ def _categories(tidy: Tidy, ratings: Ratings, code: int) -> dict[str, Any]:
 
 def _sequence(tidy: Tidy, ratings: Ratings, code: int) -> dict[str, Any] | None:
     """The always-valid interval of the mean rater difference now, raters taken in the order in which they finished."""
-    both = [ratings.where(ratings.arm == arm) for arm in (code, 0)]
-    width = len(tidy.scenarios)
-    keys = [rows.rater * width + rows.scenario for rows in both]
-    shared, at_s, at_t = np.intersect1d(*keys, assume_unique=True, return_indices=True)
-    rater = shared // width
-    count = np.bincount(rater)
+    cells = aligned(ratings, code, 0)
+    count = np.bincount(cells.rater)
     with np.errstate(invalid="ignore"):
-        mean = np.bincount(rater, both[0].value[at_s] - both[1].value[at_t]) / count
+        mean = np.bincount(cells.rater, cells.student - cells.teacher) / count
     order = sorted(np.flatnonzero(count).tolist(), key=lambda who: (tidy.finished[who], tidy.raters[who]))
     if len(order) < sequence.LEAST:
         return None
@@ -365,14 +361,8 @@ def _by_scenario(tidy: Tidy) -> dict[str, dict[str, Any]]:
     ratings, _ = tidy.measure("satisfaction")
     found: dict[str, dict[str, Any]] = {}
     for code, arm in enumerate(tidy.arms[1:], 1):
-        width = len(tidy.scenarios)
-        rows = [ratings.where(ratings.arm == which) for which in (code, 0)]
-        keys = [part.rater * width + part.scenario for part in rows]
-        shared, at_s, at_t = np.intersect1d(*keys, assume_unique=True, return_indices=True)
-        scenario = shared % width
-        n = np.bincount(scenario, minlength=width)
-        student = np.bincount(scenario, rows[0].value[at_s], minlength=width)
-        teacher = np.bincount(scenario, rows[1].value[at_t], minlength=width)
+        cells = aligned(ratings, code, 0)
+        n, student, teacher = (np.bincount(cells.scenario, weights) for weights in (None, cells.student, cells.teacher))
         found[arm] = {
             tidy.scenarios[at]: {
                 "n": int(n[at]),

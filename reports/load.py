@@ -157,7 +157,7 @@ def _query(path: Path, sql: str) -> list[tuple[Any, ...]]:
         try:
             return connection.execute(sql).fetchall()
         except sqlite3.OperationalError as error:
-            if "no such" in str(error):  # an older or a still empty database has no such table yet
+            if "no such table" in str(error):  # a database that is still empty
                 return []
             raise RunError(f"{path} cannot be read: {error}", hint="try again in a moment") from None
         except sqlite3.DatabaseError as error:

@@ -26,10 +26,8 @@ def headline(source: Source, people: dict[str, Any] | None) -> str:
     against += f", at {times(speed)} the speed" if speed is not None else ""
     if people is None:
         others = [KIND_NAMES[kind] for kind in source.ratings if kind != "person"]
-        said = "No person has rated yet, so nothing is known about satisfaction"
-        if others:
-            said += f" (the ratings of {joined(others)} below are no substitute)"
-        return f"{said}. {_what_is_known(source, arm)}"
+        beside = f" (the ratings of {joined(others)} below are no substitute)" if others else ""
+        return f"No person has rated yet, so nothing is known about satisfaction{beside}. {_what_is_known(source, arm)}"
     several = [name for name in source.students if name not in source.controls]
     kept = {name: people["arms"].get(name, {}).get("satisfaction", {}).get("fraction") for name in several}
     if len(several) > 1 and all(kept.values()):
@@ -40,25 +38,24 @@ def headline(source: Source, people: dict[str, Any] | None) -> str:
         )
     fraction = people["arms"].get(arm, {}).get("satisfaction", {}).get("fraction")
     if not fraction:
-        said = {warning["code"]: warning["text"] for warning in people["warnings"]}
-        why = next(
-            (said[code] for code in ("no_teacher_ratings", "no_student_ratings", "no_common_cells") if code in said), ""
-        )
+        texts = {warning["code"]: warning["text"] for warning in people["warnings"]}
+        missing = ("no_teacher_ratings", "no_student_ratings", "no_common_cells")
+        why = next((texts[code] for code in missing if code in texts), "")
         return f"The ratings do not yet compare the {arm} student with the teacher. {why}".strip()
     n = _n_clause(people)
     if min(fraction["n_raters"], fraction["n_scenarios"]) < 2:
-        missing = "second rater" if fraction["n_raters"] < 2 else "second scenario"
+        lacking = "second rater" if fraction["n_raters"] < 2 else "second scenario"
         counts = f"{plural(fraction['n_raters'], 'rater')} and {plural(fraction['n_scenarios'], 'scenario')}"
         return (
             f"The {arm} student was rated at {percent(fraction['estimate'])} of the teacher's satisfaction{against}, "
-            f"but by {counts} only: without a {missing} there is no interval, and this says nothing about others; {n}."
+            f"but by {counts} only: without a {lacking} there is no interval, and this says nothing about others; {n}."
         )
     if fraction["unbounded"]:
         interval = "no bounded 95 % interval"
     else:
         interval = f"95{NBSP}% interval {span(fraction['low'], fraction['high'])}"
-    kept = f"{percent(fraction['estimate'])} ({interval})"
-    return f"The {arm} student keeps {kept} of the teacher's satisfaction{against}; {n}."
+    text = f"{percent(fraction['estimate'])} ({interval})"
+    return f"The {arm} student keeps {text} of the teacher's satisfaction{against}; {n}."
 
 
 def _n_clause(people: dict[str, Any]) -> str:
@@ -93,7 +90,7 @@ def warning_text(warning: dict[str, Any]) -> str:
     """What a warning means for the reader, and what to do next."""
     arm, measure = warning.get("arm"), MEASURE_NAMES.get(warning.get("measure", ""), "")
     who = f"{arm}, {measure}: " if arm else f"{measure}: " if measure else ""
-    return who + WARNINGS[warning["code"]](warning)
+    return who + str(WARNINGS[warning["code"]](warning))
 
 
 def gathered(warnings: list[dict[str, Any]]) -> list[dict[str, Any]]:

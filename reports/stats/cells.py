@@ -38,7 +38,7 @@ class Ratings:
 
 @dataclass(frozen=True)
 class Cells:
-    """Common cells of two arms: four arrays of shape [n], rater and scenario as codes without gaps.
+    """Common cells of two arms: four arrays of shape [n], rater and scenario as codes (from `common_cells` gapless).
 
     `student` and `teacher` are the two ratings of a cell.
     """
@@ -90,26 +90,30 @@ def collapse(rater: Ints, scenario: Ints, arm: Ints, value: Floats) -> tuple[Rat
     return Ratings(rest // n_scenario, rest % n_scenario, key % n_arm, mean), int(len(value) - len(mean))
 
 
+def aligned(ratings: Ratings, student: int, teacher: int) -> Cells:
+    """Both arms' ratings of the cells in which both were rated, under the codes of `ratings`; may be empty."""
+    width = int(ratings.scenario.max()) + 1 if len(ratings.scenario) else 1
+    rows = [ratings.where(ratings.arm == arm) for arm in (student, teacher)]
+    keys = [part.rater * width + part.scenario for part in rows]
+    shared, at_s, at_t = np.intersect1d(keys[0], keys[1], assume_unique=True, return_indices=True)
+    return Cells(shared // width, shared % width, rows[0].value[at_s], rows[1].value[at_t])
+
+
 def common_cells(ratings: Ratings, student: int, teacher: int) -> Cells:
-    """The cells (rater, scenario) in which both arms were rated. Expects what `collapse` returns.
+    """The common cells (rater, scenario) of two arms, codes without gaps. Expects what `collapse` returns.
 
     Raises CannotEstimateError with the code no_ratings, no_teacher_ratings, no_student_ratings or no_common_cells.
     """
     if not len(ratings.value):
         raise CannotEstimateError("no_ratings", "there is no rating")
-    is_student, is_teacher = ratings.arm == student, ratings.arm == teacher
-    if not is_teacher.any():
+    if not np.any(ratings.arm == teacher):
         raise CannotEstimateError("no_teacher_ratings", "nobody rated the teacher")
-    if not is_student.any():
+    if not np.any(ratings.arm == student):
         raise CannotEstimateError("no_student_ratings", "nobody rated the student")
-    width = int(ratings.scenario.max()) + 1
-    cell = ratings.rater * width + ratings.scenario
-    shared, at_s, at_t = np.intersect1d(cell[is_student], cell[is_teacher], assume_unique=True, return_indices=True)
-    if not len(shared):
+    cells = aligned(ratings, student, teacher)
+    if not cells.n:
         raise CannotEstimateError("no_common_cells", "no rater rated both arms on one scenario")
-    return Cells(
-        dense(shared // width), dense(shared % width), ratings.value[is_student][at_s], ratings.value[is_teacher][at_t]
-    )
+    return Cells(dense(cells.rater), dense(cells.scenario), cells.student, cells.teacher)
 
 
 def plain(value: Any) -> Any:

@@ -287,3 +287,19 @@ def test_ratings_of_other_studies(tmp_path: Path) -> None:
     assert COMMAND not in paths.html.read_text()
     with pytest.raises(ConfigError, match="no such file"):
         from_csv(tmp_path / "absent.csv", "big", tmp_path)
+
+
+def test_the_rating_pages_own_database(tmp_path: Path) -> None:
+    """The columns that the report asks for are those of the rating page's view."""
+    from studyapp.db import prepare
+
+    root = make_run(tmp_path / "run")
+    (root / "study.db").unlink()
+    prepare(root / "study.db")
+    assert load(root).ratings == {}
+    with sqlite3.connect(root / "study.db") as connection:
+        connection.execute("DROP VIEW tidy_ratings")
+        connection.execute("CREATE VIEW tidy_ratings AS SELECT 1 AS rater")
+    connection.close()
+    with pytest.raises(RunError, match="no such column"):
+        load(root)
