@@ -224,12 +224,13 @@ def report_stage(run: Run, rate_command: str) -> Path:
 
 
 def ratings_digest(db: Path) -> str:
-    """A hash of all ratings in study.db, so that a report is made anew when, and only when, one has come."""
+    """A hash of all ratings in study.db and of its state, so that a report is made anew only when one has changed."""
     if not db.exists():
         return "none"
     with contextlib.closing(sqlite3.connect(f"file:{db}?mode=ro", uri=True)) as connection:
         rows = connection.execute("SELECT * FROM tidy_ratings ORDER BY 1, 2, 3, 5").fetchall()
-    return digest(rows)
+        state = connection.execute("SELECT state FROM study").fetchall()
+    return digest([rows, state])
 
 
 @contextlib.contextmanager
