@@ -40,7 +40,8 @@ def theme() -> gr.themes.Base:
 
 def build(db: Path, *, title: str) -> gr.Blocks:
     """The page of the study in `db`."""
-    with QuietBlocks(title=title, analytics_enabled=False) as demo:
+    demo = QuietBlocks(title=title, analytics_enabled=False)
+    with demo:
         item = gr.Markdown(elem_id="item", sanitize_html=True, latex_delimiters=[], show_label=False)
         with gr.Column(visible=False, elem_id="form") as form:
             ends = "1 = not at all, 5 = fully"
@@ -105,7 +106,7 @@ def build(db: Path, *, title: str) -> gr.Blocks:
             return answered(lambda rater: session.back(db, rater, at), request)
 
         # queue=False: Gradio's queue is several times slower and tells raters about one another's running times
-        quiet = {"outputs": outputs, "queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        quiet: Any = {"outputs": outputs, "queue": False, "show_progress": "hidden", "api_visibility": "private"}
         demo.load(show, None, **quiet)
         save.click(rate, [satisfaction, goal, comment, position, revision], **quiet)
         back.click(step_back, [position], **quiet)

@@ -34,13 +34,18 @@ def connect(path: Path) -> Iterator[Database]:
 
 
 @contextlib.contextmanager
-def write(path: Path) -> Iterator[Database]:
+def write(path: Path, *, durable: bool = True) -> Iterator[Database]:
     """One write transaction: committed when the block ends, undone when it raises.
+
+    A durable one is on the disk then, and survives a power cut. Another one survives the death of the process only, and
+    does not wait for the disk.
 
     It begins IMMEDIATE. A plain BEGIN that reads first and writes later fails at once with "database is locked" when
     another connection wrote in between, and no timeout helps.
     """
     with _one_writer, connect(path) as db:
+        if not durable:
+            db.conn.execute("PRAGMA synchronous = NORMAL")
         db.conn.execute("BEGIN IMMEDIATE")
         try:
             yield db

@@ -229,7 +229,7 @@ async def _body(headers: Headers, receive: Receive) -> bytes:
     length = headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > MAX_BODY:
         raise RefusedError(413)
-    body = b""
+    body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -238,7 +238,7 @@ async def _body(headers: Headers, receive: Receive) -> bytes:
         if len(body) > MAX_BODY:
             raise RefusedError(413)
         if not message.get("more_body"):
-            return body
+            return bytes(body)
 
 
 def _replay(body: bytes, rest: Receive) -> Receive:

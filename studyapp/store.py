@@ -188,7 +188,7 @@ def show(path: Path, rater: int, position: int) -> Item:
     Raises RatingError for a position the rater does not have or has not come to yet.
     """
     at = _now()
-    with write(path) as db:
+    with write(path, durable=False) as db:
         assignment = _assignment(db, rater, position)
         db.conn.execute(
             "UPDATE assignment SET shown_at = :at, opened_at = coalesce(opened_at, :at) WHERE id = :id",
