@@ -53,7 +53,7 @@ def build(db: Path, *, title: str) -> gr.Blocks:
             back = gr.Button("Back", interactive=False, elem_id="back")
             save = gr.Button("Save and next", variant="primary", interactive=False, elem_id="save")
         gr.Markdown(
-            "Each mark is saved at once. You can close the page at any time: open it again in this browser and go on "
+            "Each rating is saved at once. You can close the page at any time: open it again in this browser and go on "
             "where you were. Keys: **1** to **5** for each question, **Enter** to save. "
             "Someone else's turn? [Start as a new rater](leave)",
             elem_id="hint",

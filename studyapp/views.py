@@ -37,7 +37,7 @@ def item(view: View) -> str:
             '<section class="viva at-end">',
             _progress(view.done, view.total),
             '<h1 tabindex="-1">Thank you, that was all</h1>',
-            f"<p>All {view.total} marks are saved. You may go back and change some, or close this page.</p>",
+            f"<p>All {view.total} ratings are saved. You may go back and change some, or close this page.</p>",
         ]
     else:
         assistant = f"Assistant {escape(shown.code)}"
