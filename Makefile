@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made
+LOG := $(VENV)/install.log
 
 .PHONY: setup demo test check docs format clean
 
@@ -10,9 +11,16 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Viva needs Python 3.11 or newer; name one with make PYTHON=..."; exit 1; }
-	@echo "setting up $(VENV) (about two and a half minutes the first time)"
+	@echo "setting up $(VENV) (about three minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' \
+		> $(LOG) 2>&1 & pid=$$!; begun=$$(date +%s); \
+	while kill -0 $$pid 2>/dev/null; do \
+		if [ -t 1 ]; then printf '\r  %s packages, %s s ' "$$(grep -c '^Collecting' $(LOG))" $$(($$(date +%s) - begun)); fi; \
+		sleep 1; \
+	done; \
+	if [ -t 1 ]; then echo; fi; \
+	wait $$pid || { tail -n 20 $(LOG); echo "installation failed; the whole log is $(LOG)"; exit 1; }
 	@touch $@
 
 demo: setup

@@ -113,8 +113,8 @@ class Bench(Table):
     )
     limit: int | None = Field(None, ge=1, description="items per suite, for a quick look; all by default")
     held_out: int = Field(32, ge=1, description="held-out chats of the corpus scored by words")
-    human_documents: int = Field(24, ge=1, description="movie reviews scored by words")
-    human_characters: int = Field(1200, ge=1, description="characters kept of each review")
+    human_documents: int = Field(24, ge=1, description="films whose reviews are scored by words")
+    human_characters: int = Field(1200, ge=1, description="characters kept of each film's reviews")
 
 
 class AnswerTable(Table):
@@ -123,7 +123,7 @@ class AnswerTable(Table):
     max_tokens: int = Field(128, ge=1, description="longest answer in tokens")
     temperature: float = Field(0.6, ge=0, description="sampling temperature; 0 takes the likeliest token")
     top_p: float = Field(0.9, gt=0, le=1, description="nucleus sampling")
-    batch: int = Field(32, ge=1, description="chats written at once")
+    batch: int = Field(64, ge=1, description="chats written at once")
 
 
 class Rate(Table):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 Report = Callable[[int, int, str], None]
-"""Called by stages with what is done, the total, and a short note ('loss 2.31, 214 tokens/s')."""
+"""Called by stages with what is done, the total (0: not known), and a short note ('loss 2.31, 214 tokens/s')."""
 
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal
 
@@ -56,7 +56,7 @@ def _terminal(title: str) -> Iterator[Report]:
         task = progress.add_task(title, total=None, note="")
 
         def report(done: int, total: int, note: str) -> None:
-            progress.update(task, completed=done, total=total, note=note)
+            progress.update(task, completed=done, total=total or None, note=note)
 
         yield report
 
@@ -68,13 +68,14 @@ def _lines(title: str) -> Report:
 
     def report(done: int, total: int, note: str) -> None:
         nonlocal last
-        first.append(done) if not first else None
+        if not first:
+            first.append(done)
         moment = time.monotonic()
-        if done < total and moment - last < LINE_EVERY:
+        if moment - last < LINE_EVERY and (done < total or not total):
             return
         last = moment
         fresh = done - first[0]
         left = f", {duration((moment - begun) / fresh * (total - done))} left" if fresh and done < total else ""
-        say(f"{title}: {done}/{total}{left}{', ' + note if note else ''}")
+        say(f"{title}: " + ", ".join(part for part in (f"{done}/{total}{left}" if total else "", note) if part))
 
     return report

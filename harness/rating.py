@@ -39,6 +39,7 @@ def prepare(run: Run) -> None:
 
 def serve(run: Run, host: str, port: int) -> None:
     """Serve the rating page until Ctrl-C."""
+    say("opening the rating page (a few seconds)")
     from studyapp.server import serve as serve_page
 
     def ready(url: str) -> None:

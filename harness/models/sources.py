@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.errors import SourceError
 from harness.models.load import quiet_libraries
-from harness.progress import say
+from harness.progress import Report, bar, say
 from harness.resources import cache_dir, fetch_member, staging
 from harness.rundir import digest, sha256_file
 
@@ -67,17 +67,19 @@ def convert_gguf(path: Path, dtype: str = "float32") -> Path:
     """The safetensors directory made from a GGUF file, in the cache; made once."""
     target = cache_dir() / "models" / f"{path.stem}-{sha256_file(path)[:16]}-{dtype}-v{CONVERTER}"
     if not target.is_dir():
-        say(f"converting {path.name} (once, into {target})")
-        with staging(target, f"converting {path.name}") as part:
-            _write_safetensors(path, part, dtype)
+        say(f"converting {path.name}, once, into {target}")
+        with staging(target, f"converting {path.name}") as part, bar("convert") as progress:
+            _write_safetensors(path, part, dtype, progress)
     return target
 
 
-def _write_safetensors(path: Path, folder: Path, dtype: str) -> None:
+def _write_safetensors(path: Path, folder: Path, dtype: str, progress: Report) -> None:
+    progress(0, 3, "loading libraries")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with quiet_libraries():
+        progress(1, 3, "unpacking weights")
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(
                 path.parent, gguf_file=path.name, dtype=getattr(torch, dtype)
@@ -85,6 +87,7 @@ def _write_safetensors(path: Path, folder: Path, dtype: str) -> None:
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         except Exception as error:  # a damaged file makes the reader raise many kinds
             raise SourceError(f"cannot read {path.name} as GGUF: {error}", hint="is the download whole?") from error
+        progress(2, 3, "writing safetensors")
         # transformers remembers that the weights came quantised and would refuse to save the plain ones.
         with contextlib.suppress(AttributeError):
             del model.config.quantization_config

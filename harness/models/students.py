@@ -74,8 +74,13 @@ def from_layers(teacher: LoadedModel, keep: Sequence[int]) -> LoadedModel:
     return LoadedModel(model.eval(), teacher.tokenizer)
 
 
-def block_influence(teacher: LoadedModel, rows: Sequence[Sequence[int]]) -> list[float]:
-    """Influence of each layer on calibration rows of token ids: 1 - mean cosine of its input and output."""
+def block_influence(
+    teacher: LoadedModel, rows: Sequence[Sequence[int]], on_row: Callable[[int], None] = lambda done: None
+) -> list[float]:
+    """Influence of each layer on calibration rows of token ids: 1 - mean cosine of its input and output.
+
+    `on_row` is called with the number of rows done.
+    """
     import torch
 
     layers = decoder_layers(teacher.model)
@@ -92,7 +97,8 @@ def block_influence(teacher: LoadedModel, rows: Sequence[Sequence[int]]) -> list
     handles = [layer.register_forward_hook(hook(index)) for index, layer in enumerate(layers)]
     try:
         with torch.inference_mode():
-            for row in rows:
+            for done, row in enumerate(rows):
+                on_row(done)
                 teacher.model.get_decoder()(input_ids=torch.tensor([list(row)]), use_cache=False)
     finally:
         for handle in handles:

@@ -54,13 +54,14 @@ def train_arm(job: Job, stage: Stage, progress: Report) -> dict[str, Any]:
     assert config is not None
     assert shape is not None
     tuned = keep_big_blocks()
+    progress(0, 0, "loading the teacher")
     teacher = load_model(job.teacher_dir)
     for parameter in teacher.model.parameters():
         parameter.requires_grad_(False)
     chats, held_out_chats = read_corpus(job.corpus)
     documents = [encode_document(teacher.tokenizer, chat, job.study.system) for chat in chats]
     held_out = [encode_document(teacher.tokenizer, chat, job.study.system) for chat in held_out_chats]
-    student, how = build_student(job, teacher, documents)
+    student, how = build_student(job, teacher, documents, progress)
     check_vocabularies(teacher.tokenizer, student.tokenizer)
     steps = plan_steps(
         documents,
@@ -98,7 +99,9 @@ def train_arm(job: Job, stage: Stage, progress: Report) -> dict[str, Any]:
     return manifest
 
 
-def build_student(job: Job, teacher: LoadedModel, documents: list[Document]) -> tuple[LoadedModel, dict[str, Any]]:
+def build_student(
+    job: Job, teacher: LoadedModel, documents: list[Document], progress: Report
+) -> tuple[LoadedModel, dict[str, Any]]:
     """The untrained student and the facts of its making (layers kept, measured influence, parameters)."""
     assert job.student.shape is not None
     layers = job.student.shape.layers
@@ -106,8 +109,9 @@ def build_student(job: Job, teacher: LoadedModel, documents: list[Document]) -> 
     if job.student.start == "scratch":
         student = scratch(teacher, layers, seed_for(job.study.seed, "start"))
     else:
-        say(f"{job.student.name}: measuring block influence on {CALIBRATION_CHATS} chats")
-        influence = block_influence(teacher, [ids for ids, _ in documents[:CALIBRATION_CHATS]])
+        rows = [ids for ids, _ in documents[:CALIBRATION_CHATS]]
+        note = "measuring block influence, chat {} of " + str(len(rows))
+        influence = block_influence(teacher, rows, lambda done: progress(0, 0, note.format(done + 1)))
         kept = most_influential(influence, layers)
         how |= {"layers_kept": kept, "block_influence": influence}
         student = from_layers(teacher, kept)
