@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from harness.errors import ConfigError
 
+MADE_HERE = ("scratch", "importance")  # the starts that Viva makes from the teacher
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
@@ -91,8 +92,9 @@ class Student(Table):
     sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{64}$", description="hash of the source's file")
     control_of: str | None = Field(None, description="another student: shape, tokens and order come from it")
     shape: Shape | None = Field(None, description="the student's shape")
-    start: Literal["scratch", "importance"] = Field(
-        "importance", description="scratch: random weights; importance: the teacher's least redundant layers"
+    start: str = Field(
+        "importance",
+        description="scratch: random weights; importance: the teacher's least redundant layers; or a model's source",
     )
     train: Train | None = Field(None, description="how it is trained")
 
@@ -100,8 +102,10 @@ class Student(Table):
     def _one_way(self) -> "Student":
         if (self.source is None) == (self.train is None):
             raise ValueError("give either train (Viva trains it) or source (a finished model)")
-        if self.train and not self.shape:
+        if self.train and not self.shape and self.start in MADE_HERE:
             raise ValueError("a student that is trained needs a shape, such as { layers = 20 }")
+        if self.shape and self.start not in MADE_HERE:
+            raise ValueError("a student that starts from a model of its own has that model's shape; drop one of both")
         return self
 
 
@@ -250,7 +254,7 @@ def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
         value = table.get(key) if isinstance(table, dict) else None
         if isinstance(value, str) and not value.startswith(("data:", "pypi:")):
             path = base / Path(value).expanduser()
-            if key != "source" or path.exists() or value.startswith((".", "/", "~")):
+            if key not in ("source", "start") or path.exists() or value.startswith((".", "/", "~")):
                 table[key] = str(path)
 
     file(raw.get("teacher"), "source")
@@ -258,6 +262,7 @@ def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
     for student in students if isinstance(students, list) else []:
         if isinstance(student, dict):
             file(student, "source")
+            file(student, "start")
             file(student.get("train"), "corpus")
     file(raw.get("rate"), "scenarios")
     bench = raw.get("bench")

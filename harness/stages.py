@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.config import Student, Study, load_study
+from harness.config import MADE_HERE, Student, Study, load_study
 from harness.errors import ConfigError, RunError
 from harness.progress import bar, duration, say
 from harness.records import Scenario, read_jsonl, write_atomic
@@ -110,12 +110,14 @@ def train_stage(run: Run, only: Sequence[str] = ()) -> None:
     for name in only:
         if run.student(name).train is None:
             raise ConfigError(f"the student {name!r} has a source and no train", hint="there is nothing to train")
+    from harness.models.sources import resolve_model
     from harness.train.stage import Job, train_arm
 
     for student in run.study.student:
         if student.train is None or (only and student.name not in only):
             continue
-        job = Job(run.study, student, run.teacher_dir, resolve_file(student.train.corpus, Path.cwd()))
+        start_dir = None if student.start in MADE_HERE else resolve_model(student.start, Path.cwd())
+        job = Job(run.study, student, run.teacher_dir, resolve_file(student.train.corpus, Path.cwd()), start_dir)
         stage = job.stage(run.dir)
         with _shown(f"train {student.name}", stage) as progress:
             if progress:

@@ -58,13 +58,28 @@ def test_a_missing_corpus_and_a_missing_teacher_are_named(tmp_path: Path) -> Non
     assert "Traceback" not in done.stderr
 
 
-def test_a_student_of_another_vocabulary_is_benched_without_kl_and_its_training_refused(tmp_path: Path) -> None:
-    from harness.errors import ConfigError
-    from harness.train.objective import check_vocabularies
-    from tests.tiny import tiny_tokenizer
+def test_a_student_with_another_vocabulary_is_refused_before_training(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "teacher")
+    save_tiny(tmp_path / "own", layers=2, extra=3)
+    tiny_corpus(tmp_path / "chats.jsonl")
+    own = STUDY.replace("pypi:thing==1.0/thing.gguf", "teacher").replace("shape = { layers = 2 }", 'start = "own"')
+    (tmp_path / "study.toml").write_text(own.split('[[student]]\nname = "scratch"')[0])
+    done = viva("train", "study.toml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "teacher and student vocabularies differ: 258 and 261 tokens" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs" / "small" / "arms" / "distilled" / "model").exists()
 
-    with pytest.raises(ConfigError, match="vocabularies differ"):
-        check_vocabularies(tiny_tokenizer(), tiny_tokenizer(extra=2))
+
+def test_a_student_can_go_on_from_a_model_of_its_own(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "teacher")
+    save_tiny(tmp_path / "own", layers=2, seed=4)
+    tiny_corpus(tmp_path / "chats.jsonl")
+    own = STUDY.replace("pypi:thing==1.0/thing.gguf", "teacher").replace("shape = { layers = 2 }", 'start = "own"')
+    (tmp_path / "study.toml").write_text(own.split('[[student]]\nname = "scratch"')[0])
+    done = viva("train", "study.toml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "small" / "arms" / "distilled" / "model" / "model.safetensors").exists()
 
 
 def test_rating_before_there_are_answers_says_what_to_run(tmp_path: Path) -> None:

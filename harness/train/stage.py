@@ -12,7 +12,14 @@ from harness.errors import TrainingError
 from harness.models.chat_format import encode_document
 from harness.models.load import LoadedModel, load_model, quiet_libraries
 from harness.models.sources import model_digest
-from harness.models.students import block_influence, from_layers, most_influential, scratch
+from harness.models.students import (
+    block_influence,
+    check_shape,
+    decoder_layers,
+    from_layers,
+    most_influential,
+    scratch,
+)
 from harness.progress import Report, say
 from harness.records import dump_json
 from harness.resources import staging
@@ -34,6 +41,7 @@ class Job:
     student: Student
     teacher_dir: Path
     corpus: Path
+    start_dir: Path | None = None  # of a student that goes on from a model of its own
 
     def stage(self, run: RunDir) -> Stage:
         config = self.student.model_dump(mode="json", exclude={"name", "source", "sha256", "control_of"})
@@ -42,6 +50,8 @@ class Job:
             config["train"].pop(habit)
         config |= {"seed": self.study.seed, "system": self.study.system}
         inputs = {"teacher": model_digest(self.teacher_dir), "corpus": sha256_file(self.corpus)}
+        if self.start_dir:
+            inputs["start"] = model_digest(self.start_dir)
         return Stage(f"train/{self.student.name}", run.arm(self.student.name), config, inputs)
 
 
@@ -50,9 +60,7 @@ def train_arm(job: Job, stage: Stage, progress: Report) -> dict[str, Any]:
     started = now()
     stage.folder.mkdir(parents=True, exist_ok=True)
     config = job.student.train
-    shape = job.student.shape
     assert config is not None
-    assert shape is not None
     tuned = keep_big_blocks()
     progress(0, 0, "loading the teacher")
     teacher = load_model(job.teacher_dir)
@@ -103,18 +111,23 @@ def build_student(
     job: Job, teacher: LoadedModel, documents: list[Document], progress: Report
 ) -> tuple[LoadedModel, dict[str, Any]]:
     """The untrained student and the facts of its making (layers kept, measured influence, parameters)."""
-    assert job.student.shape is not None
-    layers = job.student.shape.layers
-    how: dict[str, Any] = {"start": job.student.start, "layers": layers}
-    if job.student.start == "scratch":
-        student = scratch(teacher, layers, seed_for(job.study.seed, "start"))
+    how: dict[str, Any] = {"start": job.student.start}
+    if job.start_dir:
+        student = load_model(job.start_dir)
     else:
-        rows = [ids for ids, _ in documents[:CALIBRATION_CHATS]]
-        note = "measuring block influence, chat {} of " + str(len(rows))
-        influence = block_influence(teacher, rows, lambda done: progress(0, 0, note.format(done + 1)))
-        kept = most_influential(influence, layers)
-        how |= {"layers_kept": kept, "block_influence": influence}
-        student = from_layers(teacher, kept)
+        assert job.student.shape is not None
+        layers = job.student.shape.layers
+        check_shape(teacher, layers)
+        if job.student.start == "scratch":
+            student = scratch(teacher, layers, seed_for(job.study.seed, "start"))
+        else:
+            rows = [ids for ids, _ in documents[:CALIBRATION_CHATS]]
+            note = "measuring block influence, chat {} of " + str(len(rows))
+            influence = block_influence(teacher, rows, lambda done: progress(0, 0, note.format(done + 1)))
+            kept = most_influential(influence, layers)
+            how |= {"layers_kept": kept, "block_influence": influence}
+            student = from_layers(teacher, kept)
+    how["layers"] = len(decoder_layers(student.model))
     how["parameters"] = sum(parameter.numel() for parameter in student.model.parameters())
     return student, how
 

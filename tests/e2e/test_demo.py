@@ -22,6 +22,8 @@ REPOSITORY = Path(__file__).parents[2]
 SHORTER = {  # the study stays the demo's; only amounts shrink
     "tokens": "1_500",
     "max_tokens": "24",
+    "held_out": "6",
+    "human_documents": "2",
 }
 SCENARIOS = 4
 RATINGS = [5, 3, 1, 4, 4, 2, 5, 2, 1, 3, 4, 2]  # by position of a rater's items; made up by this program
@@ -40,7 +42,7 @@ def shortened(folder: Path) -> Path:
     for key, value in SHORTER.items():
         text, hits = re.subn(rf"^({key}\s*=\s*)[\d_]+", rf"\g<1>{value}", text, flags=re.M)
         assert hits == 1, key
-    text = text.replace("[bench]\n", "[bench]\nlimit = 12\nheld_out = 6\nhuman_documents = 2\n")
+    text = text.replace("[bench]\n", "[bench]\nlimit = 12\n")
     text = text.replace("data:scenarios/everyday.jsonl", "scenarios.jsonl")
     text = text.replace("[rate]\n", "[rate]\nscenarios_per_rater = 2\n")
     lines = data_path("scenarios/everyday.jsonl").read_text(encoding="utf-8").splitlines()[:SCENARIOS]
@@ -100,7 +102,7 @@ def test_running_again_skips_everything(demo: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in demo.rglob("*") if path.is_file() and path.name[0] != "."}
     done = viva("run", "demo.toml", cwd=demo.parents[1])
     assert done.returncode == 0
-    assert done.stderr.count("finished") == 6
+    assert done.stderr.count(": finished ") == 7
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
