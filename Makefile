@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (about three minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]' \
-		> $(LOG) 2>&1 & pid=$$!; begun=$$(date +%s); \
+		> $(LOG) 2>&1 & pid=$$!; trap "kill $$pid; exit 130" INT TERM; begun=$$(date +%s); \
 	while kill -0 $$pid 2>/dev/null; do \
 		if [ -t 1 ]; then printf '\r  %s packages, %s s ' "$$(grep -c '^Collecting' $(LOG))" $$(($$(date +%s) - begun)); fi; \
 		sleep 1; \
