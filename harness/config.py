@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from harness.errors import ConfigError
 
+KNOBS = {"jsd": ("beta", "normalise"), "skew_kl": ("skew",), "skew_reverse_kl": ("skew",), "akl": ("head",)}
+"""Which settings of the `kd` table belong to which divergence."""
 MADE_HERE = ("scratch", "importance")  # the starts that Viva makes from the teacher
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
@@ -38,8 +40,25 @@ class Kd(Table):
     """Token-level distillation: a divergence between teacher and student at every assistant token."""
 
     weight: float = Field(1.0, ge=0, description="weight in the sum of terms")
-    divergence: Literal["forward_kl"] = Field("forward_kl", description="KL(teacher || student)")
-    temperature: float = Field(1.0, gt=0, description="divides both sides' logits; the term is multiplied by T²")
+    divergence: Literal["forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd", "akl"] = Field(
+        "forward_kl", description="distance between teacher and student, see docs/training.md"
+    )
+    temperature: float = Field(1.0, gt=0, description="divides both sides' logits")
+    t_squared: bool = Field(True, description="multiply the term by temperature², which keeps its gradient's size")
+    beta: float | None = Field(None, ge=0, le=1, description="jsd: 0 is forward_kl, 1 is reverse_kl; default 0.5")
+    normalise: bool | None = Field(
+        None, description="jsd: divide by beta (1 - beta), so that the ends meet; default true"
+    )
+    skew: float | None = Field(None, ge=0, lt=1, description="skew_kl, skew_reverse_kl: share mixed in; default 0.1")
+    head: float | None = Field(None, gt=0, lt=1, description="akl: probability of the teacher's head; default 0.5")
+
+    @model_validator(mode="after")
+    def _no_idle_knob(self) -> "Kd":
+        for name in ("beta", "normalise", "skew", "head"):
+            if getattr(self, name) is not None and name not in KNOBS.get(self.divergence, ()):
+                users = [divergence for divergence, names in KNOBS.items() if name in names]
+                raise ValueError(f"{name} does nothing with {self.divergence}; it belongs to {' and '.join(users)}")
+        return self
 
 
 class Ce(Table):

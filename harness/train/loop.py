@@ -15,6 +15,7 @@ from harness.errors import TrainingError
 from harness.progress import Report, say
 from harness.train import checkpoint
 from harness.train.batches import Document, Row, pack, to_batch
+from harness.train.divergences import forward_kl
 from harness.train.objective import loss_sums, needs_teacher, weighted
 
 
@@ -29,12 +30,14 @@ def train(
     key: str,
     seed: int,
     precision: str,
+    vocabulary: int,
     progress: Report,
 ) -> dict[str, Any]:
     """Train `student` in place over the planned `steps` and return a summary.
 
     `teacher` may be None when no term needs it; its weights never change and it gets no gradient. `folder` receives
-    metrics.jsonl and checkpoints/; `key` names this very training, so that a checkpoint of another is never resumed.
+    metrics.jsonl and checkpoints/; `key` names this very training, so that a checkpoint of another is never resumed;
+    `vocabulary` is the number of tokens that the shared tokenizer knows.
     Raises TrainingError at a loss or gradient that is not finite, and KeyboardInterrupt after the running step, with
     a checkpoint, when the user presses Ctrl-C.
     """
@@ -57,7 +60,7 @@ def train(
     tokens = sum(len(row.ids) for step in steps[:first] for row in step)
     fresh_tokens, begun = 0, time.monotonic()
     if first == 0:
-        log.write({"step": 0, "tokens": 0, "eval": evaluate(student, teacher, watched, precision)})
+        log.write({"step": 0, "tokens": 0, "eval": evaluate(student, teacher, watched, precision, vocabulary)})
 
     with stop_after_step() as asked:
         for index in range(first, len(steps)):
@@ -68,7 +71,7 @@ def train(
             losses = {"loss": 0.0}
             for row in step:
                 with forward_precision(precision):
-                    sums = loss_sums(student, teacher_logits, to_batch(row), config.terms)
+                    sums = loss_sums(student, teacher_logits, to_batch(row), config.terms, vocabulary)
                 # Dividing by the step's total makes 8 accumulated rows of 1 the same as one of 8.
                 loss = weighted(sums, config.terms) / learnt
                 loss.backward()
@@ -88,7 +91,7 @@ def train(
             line |= {"grad_norm": norm, "tokens_per_s": round(rate, 1)}
             last = index + 1 == len(steps)
             if (index + 1) % config.evaluate_every == 0 or last:
-                line["eval"] = evaluate(student, teacher, watched, precision)
+                line["eval"] = evaluate(student, teacher, watched, precision, vocabulary)
             log.write(line)
             progress(index + 1, len(steps), f"loss {losses['loss']:.3f}, {rate:.0f} tokens/s")
             if asked.is_set() or ((index + 1) % config.checkpoint_every == 0 and not last):
@@ -133,25 +136,27 @@ def forward_precision(precision: str) -> Iterator[None]:
         yield
 
 
-def evaluate(student: Any, teacher: Any, rows: Sequence[Row], precision: str) -> dict[str, float]:
-    """Perplexity and, where a teacher is given, KL(teacher || student) in nats per token, on held-out chats."""
+def evaluate(student: Any, teacher: Any, rows: Sequence[Row], precision: str, vocabulary: int) -> dict[str, float]:
+    """Perplexity on held-out chats and, where a teacher is given, KL(teacher || student) in nats per token and the
+    share of tokens at which both find the same one likeliest."""
     import torch
 
-    nll, kl, learnt = 0.0, 0.0, 0
+    nll, kl, same, learnt = 0.0, 0.0, 0, 0
     training = student.training
     student.eval()
     with torch.inference_mode(), forward_precision(precision):
         for row in rows:
             batch = to_batch(row)
-            student_logp_NV = batch.logits(student).float().log_softmax(-1)
+            student_logp_NV = batch.logits(student).float()[:, :vocabulary].log_softmax(-1)
             nll -= float(student_logp_NV.gather(1, batch.label_N[:, None]).sum())
             if teacher is not None:
-                teacher_logp_NV = batch.logits(teacher).float().log_softmax(-1)
-                kl += float((teacher_logp_NV.exp() * (teacher_logp_NV - student_logp_NV)).sum())
+                teacher_logp_NV = batch.logits(teacher).float()[:, :vocabulary].log_softmax(-1)
+                kl += float(forward_kl(student_logp_NV, teacher_logp_NV).sum())
+                same += int((student_logp_NV.argmax(-1) == teacher_logp_NV.argmax(-1)).sum())
             learnt += len(batch.label_N)
     student.train(training)
     found = {"perplexity": math.exp(min(nll / learnt, 700.0))}
-    return found | ({"kl": kl / learnt} if teacher is not None else {})
+    return found | ({"kl": kl / learnt, "top1": same / learnt} if teacher is not None else {})
 
 
 class MetricsLog:

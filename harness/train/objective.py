@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from harness.config import Kd, Terms
+from harness.config import KNOBS, Kd, Terms
 from harness.errors import ConfigError
 from harness.train.batches import Batch
 from harness.train.divergences import DIVERGENCES
@@ -19,19 +19,22 @@ def needs_teacher(terms: Terms) -> bool:
 def kd_loss(student_NV: "torch.Tensor", teacher_NV: "torch.Tensor", kd: Kd) -> "torch.Tensor":
     """Divergence per token [N] between logits, at a temperature.
 
-    Both logits are divided by T; the result is multiplied by T² (Hinton et al. 2015, section 2), so that the
-    gradient keeps its size as T changes.
+    Both logits are divided by T. With `t_squared` the result is multiplied by T² (Hinton et al. 2015, section 2), so
+    that the gradient keeps its size as T changes; tools differ in this, so 'temperature 2' alone names no objective.
     """
     student_logp_NV = (student_NV / kd.temperature).log_softmax(-1)
     teacher_logp_NV = (teacher_NV / kd.temperature).log_softmax(-1)
-    return DIVERGENCES[kd.divergence](student_logp_NV, teacher_logp_NV) * kd.temperature**2
+    knobs = {name: getattr(kd, name) for name in KNOBS.get(kd.divergence, ()) if getattr(kd, name) is not None}
+    loss_N = DIVERGENCES[kd.divergence](student_logp_NV, teacher_logp_NV, **knobs)
+    return loss_N * kd.temperature**2 if kd.t_squared else loss_N
 
 
-def loss_sums(student: Any, teacher: Any, batch: Batch, terms: Terms) -> dict[str, "torch.Tensor"]:
+def loss_sums(student: Any, teacher: Any, batch: Batch, terms: Terms, vocabulary: int) -> dict[str, "torch.Tensor"]:
     """Each term of the objective, unweighted and summed over the batch's learnt tokens.
 
     A term of weight 0 is not computed at all, so that kd_weight = 0 is the control bit for bit. `teacher` may be
-    None when no term needs it.
+    None when no term needs it. `vocabulary` is the number of tokens that the shared tokenizer knows: models that
+    share it may be padded to different sizes, and what is behind takes no part in the comparison.
     """
     import torch
 
@@ -40,10 +43,15 @@ def loss_sums(student: Any, teacher: Any, batch: Batch, terms: Terms) -> dict[st
     if terms.kd and terms.kd.weight:
         with torch.no_grad():
             teacher_NV = batch.logits(teacher).float()
-        sums["kd"] = kd_loss(student_NV, teacher_NV, terms.kd).sum()
+        sums["kd"] = kd_loss(student_NV[:, :vocabulary], teacher_NV[:, :vocabulary], terms.kd).sum()
     if terms.ce and terms.ce.weight:
         sums["ce"] = torch.nn.functional.cross_entropy(student_NV, batch.label_N, reduction="sum")
     return sums
+
+
+def vocabulary_size(tokenizer: Any) -> int:
+    """One more than the largest token id that the tokenizer can give."""
+    return 1 + max(tokenizer.get_vocab().values())
 
 
 def weighted(sums: dict[str, "torch.Tensor"], terms: Terms) -> "torch.Tensor":

@@ -27,7 +27,7 @@ from harness.rundir import RunDir, Stage, now, sha256_file
 from harness.train import checkpoint
 from harness.train.batches import Document, plan_digest, plan_steps
 from harness.train.loop import train
-from harness.train.objective import check_vocabularies
+from harness.train.objective import check_vocabularies, vocabulary_size
 from harness.tune import keep_big_blocks
 
 CALIBRATION_CHATS = 24  # chats of the training part on which block influence is measured
@@ -93,6 +93,7 @@ def train_arm(job: Job, stage: Stage, progress: Report) -> dict[str, Any]:
         key=stage.key,
         seed=seed_for(job.study.seed, "train"),
         precision=precision,
+        vocabulary=vocabulary_size(teacher.tokenizer),
         progress=progress,
     )
     model_dir = stage.folder / "model"

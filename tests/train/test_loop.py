@@ -56,6 +56,7 @@ def run(
         key="k",
         seed=5,
         precision="float32",
+        vocabulary=len(teacher.tokenizer),
         progress=progress,
     )
 
@@ -116,7 +117,7 @@ def test_eight_rows_at_once_are_eight_accumulated(tmp_path: Path) -> None:
             patch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
             (tmp_path / str(number)).mkdir()
             train(student.model, teacher.model, [step], [document], config(), folder=tmp_path / str(number),
-                  key="k", seed=1, precision="float32", progress=quiet)  # fmt: skip
+                  key="k", seed=1, precision="float32", vocabulary=258, progress=quiet)  # fmt: skip
         gradients.append(kept)
     for one, eight in zip(*gradients, strict=True):
         torch.testing.assert_close(one, eight, rtol=1e-3, atol=1e-6)
@@ -266,3 +267,17 @@ def test_ctrl_c_finishes_the_step_and_the_same_command_continues(tmp_path: Path)
 
     third = subprocess.run([*command, "run"], cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert "train distilled: finished" in third.stderr
+
+
+def test_padded_vocabularies_of_different_sizes_train_as_if_they_were_not_padded(tmp_path: Path) -> None:
+    """Qwen's smaller and larger models share a tokenizer, not the size of the embedding matrix."""
+    teacher, padded = tiny_model(), tiny_model()
+    padded.model.resize_token_embeddings(320, mean_resizing=False)
+    with torch.no_grad():
+        padded.model.get_input_embeddings().weight[258:] = 3.0  # would take most of the probability
+    plain, other = from_layers(teacher, [0, 3]), from_layers(teacher, [0, 3])
+    run(plain, teacher, tmp_path / "plain", config())
+    run(other, padded, tmp_path / "padded", config())
+    for ours, theirs in zip(metrics(tmp_path / "plain"), metrics(tmp_path / "padded"), strict=True):
+        assert ours.get("loss", 0) == pytest.approx(theirs.get("loss", 0), rel=1e-4)
+        assert ours.get("eval", {}) == pytest.approx(theirs.get("eval", {}), rel=1e-3)

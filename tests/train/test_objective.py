@@ -4,14 +4,11 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from harness.config import Ce, Kd, Terms
 from harness.errors import ConfigError
 from harness.models.chat_format import encode_document
 from harness.train.batches import Row, pack, plan_digest, plan_steps, scored_positions, to_batch
-from harness.train.divergences import DIVERGENCES
 from harness.train.objective import check_vocabularies, kd_loss, loss_sums
 from tests.tiny import tiny_chats, tiny_model, tiny_tokenizer
 
@@ -38,22 +35,10 @@ def test_kd_is_the_plain_formula_times_temperature_squared(temperature: float) -
     assert float(got) == pytest.approx(plain_kl(teacher, student, temperature) * temperature**2, rel=1e-12)
 
 
-@pytest.mark.parametrize("name", sorted(DIVERGENCES))
-def test_gradients_are_right(name: str) -> None:
-    generator = torch.Generator().manual_seed(0)
-    student = torch.randn(3, 5, dtype=torch.float64, generator=generator, requires_grad=True)
-    teacher = torch.randn(3, 5, dtype=torch.float64, generator=generator)
-    kd = Kd(divergence=name, temperature=1.5)  # type: ignore[arg-type]
-    assert torch.autograd.gradcheck(lambda logits: kd_loss(logits, teacher, kd), (student,))
-
-
-@pytest.mark.parametrize("name", sorted(DIVERGENCES))
-@given(seed=st.integers(0, 2**31))
-def test_divergences_are_zero_at_the_teacher_and_positive_elsewhere(name: str, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    a, b = torch.randn(2, 4, 7, dtype=torch.float64, generator=generator).log_softmax(-1)
-    assert DIVERGENCES[name](a, a).abs().max() < 1e-12
-    assert (DIVERGENCES[name](a, b) > 0).all()
+def test_t_squared_can_be_switched_off() -> None:
+    student, teacher = torch.randn(2, 3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    on, off = (kd_loss(student, teacher, Kd(temperature=3.0, t_squared=switch)) for switch in (True, False))
+    torch.testing.assert_close(on, 9 * off)
 
 
 def test_a_high_temperature_tends_to_matching_logits() -> None:
@@ -115,7 +100,7 @@ def test_a_corpus_with_nothing_to_learn_is_refused() -> None:
 def test_a_term_of_weight_zero_is_not_computed() -> None:
     loaded = tiny_model()
     batch = to_batch(pack(documents(), 512)[0])
-    sums = loss_sums(loaded.model, None, batch, Terms(kd=Kd(weight=0), ce=Ce(weight=1)))  # no teacher, no error
+    sums = loss_sums(loaded.model, None, batch, Terms(kd=Kd(weight=0), ce=Ce(weight=1)), 258)  # no teacher, no error
     assert set(sums) == {"ce"}
 
 
