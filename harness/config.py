@@ -13,7 +13,7 @@ from harness.errors import ConfigError
 
 KNOBS = {"jsd": ("beta", "normalise"), "skew_kl": ("skew",), "skew_reverse_kl": ("skew",), "akl": ("head",)}
 """Which settings of the `kd` table belong to which divergence."""
-MADE_HERE = ("scratch", "importance")  # the starts that Viva makes from the teacher
+MADE_HERE = ("scratch", "teacher-layers", "importance")  # the starts that Viva makes from the teacher
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
@@ -34,6 +34,18 @@ class Shape(Table):
     """The student's shape; what is not named is the teacher's."""
 
     layers: int = Field(ge=1, description="number of transformer layers")
+    keep: Literal["even", "first", "last"] | tuple[int, ...] | None = Field(
+        None, description="teacher-layers: which of the teacher's layers, by rule or by index from 0; default even"
+    )
+
+    @model_validator(mode="after")
+    def _as_many_as_listed(self) -> "Shape":
+        if isinstance(self.keep, tuple):
+            if list(self.keep) != sorted(set(self.keep)) or self.keep[:1] < (0,):
+                raise ValueError(f"keep = {list(self.keep)} is not a rising list of layers from 0")
+            if len(self.keep) != self.layers:
+                raise ValueError(f"keep lists {len(self.keep)} layers, and layers = {self.layers}")
+        return self
 
 
 class Kd(Table):
@@ -113,7 +125,8 @@ class Student(Table):
     shape: Shape | None = Field(None, description="the student's shape")
     start: str = Field(
         "importance",
-        description="scratch: random weights; importance: the teacher's least redundant layers; or a model's source",
+        description="scratch: random weights; teacher-layers: those that shape.keep names; importance: the teacher's "
+        "least redundant layers; or a model's source",
     )
     train: Train | None = Field(None, description="how it is trained")
 
@@ -123,6 +136,8 @@ class Student(Table):
             raise ValueError("give either train (Viva trains it) or source (a finished model)")
         if self.train and not self.shape and self.start in MADE_HERE:
             raise ValueError("a student that is trained needs a shape, such as { layers = 20 }")
+        if self.shape and self.shape.keep is not None and self.start != "teacher-layers":
+            raise ValueError(f'shape.keep does nothing with start = "{self.start}"; it belongs to "teacher-layers"')
         if self.shape and self.start not in MADE_HERE:
             raise ValueError("a student that starts from a model of its own has that model's shape; drop one of both")
         return self
@@ -251,6 +266,8 @@ def _with_controls(raw: dict[str, Any], text: str, path: Path) -> dict[str, Any]
             )
         base = {key: value for key, value in by_name[original].items() if key not in ("name", "control_of")}
         without_teacher = {"train": {"terms": {"ce": {"weight": 1.0}}}}
+        if isinstance(base.get("shape"), dict) and student.get("start", base.get("start")) != "teacher-layers":
+            base["shape"] = {key: value for key, value in base["shape"].items() if key != "keep"}
         if isinstance(base.get("train"), dict):
             base["train"] = {**base["train"], "terms": {}}
         given_terms = (student.get("train") or {}).get("terms")

@@ -73,7 +73,7 @@ def _type(annotation: Any) -> str:
         return "tables" if typing.get_origin(annotation) is tuple else "table"
     if typing.get_origin(annotation) is typing.Literal:
         return " or ".join(f"`{value!r}`".replace("'", '"') for value in typing.get_args(annotation))
-    if isinstance(annotation, types.UnionType):
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return " or ".join(_type(part) for part in typing.get_args(annotation) if part is not type(None))
     if typing.get_origin(annotation) is tuple:
         return "list"

@@ -1,5 +1,6 @@
 """The command line: what a user's mistakes look like."""
 
+import json
 import os
 import subprocess
 import sys
@@ -80,6 +81,19 @@ def test_a_student_can_go_on_from_a_model_of_its_own(tmp_path: Path) -> None:
     done = viva("train", "study.toml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "small" / "arms" / "distilled" / "model" / "model.safetensors").exists()
+
+
+def test_a_student_of_the_layers_that_the_study_names(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "teacher")
+    tiny_corpus(tmp_path / "chats.jsonl")
+    text = STUDY.replace("pypi:thing==1.0/thing.gguf", "teacher")
+    text = text.replace("{ layers = 2 }", '{ layers = 2, keep = "last" }\nstart = "teacher-layers"')
+    (tmp_path / "study.toml").write_text(text)
+    done = viva("train", "study.toml", "--only", "distilled", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "runs" / "small" / "arms" / "distilled" / "manifest.json").read_text())
+    assert manifest["student"]["layers_kept"] == [2, 3]
+    assert not (tmp_path / "runs" / "small" / "arms" / "scratch").exists()
 
 
 def test_rating_before_there_are_answers_says_what_to_run(tmp_path: Path) -> None:

@@ -57,6 +57,22 @@ def test_a_control_differs_only_in_what_it_names(tmp_path: Path) -> None:
     assert scratch.train.terms.ce.weight == 2.0
 
 
+def test_layers_named_by_list_are_for_one_start_and_a_control_at_random_takes_none(tmp_path: Path) -> None:
+    listed = STUDY.replace("{ layers = 2 }", '{ layers = 2, keep = [0, 3] }\nstart = "teacher-layers"')
+    distilled, scratch = load_study(write(tmp_path, listed)).student
+    assert distilled.shape is not None
+    assert distilled.shape.keep == (0, 3)
+    assert scratch.shape is not None
+    assert scratch.shape.keep is None
+    for wrong, says in (
+        ('{ layers = 2, keep = "even" }', "does nothing with start"),
+        ('{ layers = 3, keep = [0, 3] }\nstart = "teacher-layers"', "keep lists 2 layers, and layers = 3"),
+        ('{ layers = 2, keep = [3, 0] }\nstart = "teacher-layers"', "not a rising list"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            load_study(write(tmp_path, STUDY.replace("{ layers = 2 }", wrong)))
+
+
 def test_paths_are_relative_to_the_study_file(tmp_path: Path) -> None:
     study = load_study(write(tmp_path, STUDY))
     assert study.student[0].train is not None

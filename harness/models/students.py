@@ -111,3 +111,19 @@ def most_influential(influence: Sequence[float], keep: int) -> list[int]:
     """Indices of the `keep` layers of the highest influence, in the teacher's order; ties go to earlier layers."""
     best = sorted(range(len(influence)), key=lambda index: (-influence[index], index))[:keep]
     return sorted(best)
+
+
+def layers_by_rule(have: int, layers: int, keep: str | Sequence[int]) -> list[int]:
+    """Indices of `layers` of a teacher's `have` layers: spread evenly (both ends included), first, last, listed.
+
+    Raises ConfigError for a listed layer that the teacher does not have.
+    """
+    if not isinstance(keep, str):
+        if keep[-1] >= have:
+            raise ConfigError(f"shape.keep names layer {keep[-1]}, the teacher has 0 to {have - 1}", hint="list others")
+        return list(keep)
+    if keep == "first":
+        return list(range(layers))
+    if keep == "last":
+        return list(range(have - layers, have))
+    return [round(place * (have - 1) / (layers - 1)) for place in range(layers)] if layers > 1 else [0]

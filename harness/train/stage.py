@@ -17,6 +17,7 @@ from harness.models.students import (
     check_shape,
     decoder_layers,
     from_layers,
+    layers_by_rule,
     most_influential,
     scratch,
 )
@@ -121,6 +122,10 @@ def build_student(
         check_shape(teacher, layers)
         if job.student.start == "scratch":
             student = scratch(teacher, layers, seed_for(job.study.seed, "start"))
+        elif job.student.start == "teacher-layers":
+            have = len(decoder_layers(teacher.model))
+            how["layers_kept"] = layers_by_rule(have, layers, job.student.shape.keep or "even")
+            student = from_layers(teacher, how["layers_kept"])
         else:
             rows = [ids for ids, _ in documents[:CALIBRATION_CHATS]]
             note = "measuring block influence, chat {} of " + str(len(rows))

@@ -8,7 +8,14 @@ import torch
 from harness.errors import ConfigError, SourceError
 from harness.models.load import load_model
 from harness.models.sources import model_digest, resolve_model
-from harness.models.students import block_influence, decoder_layers, from_layers, most_influential, scratch
+from harness.models.students import (
+    block_influence,
+    decoder_layers,
+    from_layers,
+    layers_by_rule,
+    most_influential,
+    scratch,
+)
 from tests.tiny import save_tiny, tiny_model
 
 
@@ -71,6 +78,26 @@ def test_influence_is_one_minus_the_cosine_of_what_goes_in_and_out() -> None:
         handle.remove()
     expected = 1 - torch.nn.functional.cosine_similarity(before, seen[0], dim=-1).mean()
     assert block_influence(teacher, [row])[0] == pytest.approx(float(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layers", "keep", "expected"),
+    [
+        (4, "even", [0, 2, 5, 7]),
+        (1, "even", [0]),
+        (8, "even", list(range(8))),
+        (3, "first", [0, 1, 2]),
+        (3, "last", [5, 6, 7]),
+        (2, (1, 6), [1, 6]),
+    ],
+)
+def test_layers_by_rule_or_by_list(layers: int, keep: str | tuple[int, ...], expected: list[int]) -> None:
+    assert layers_by_rule(8, layers, keep) == expected
+
+
+def test_a_listed_layer_that_the_teacher_lacks() -> None:
+    with pytest.raises(ConfigError, match="names layer 8, the teacher has 0 to 7"):
+        layers_by_rule(8, 2, (0, 8))
 
 
 def test_a_student_larger_than_its_teacher_is_refused() -> None:
