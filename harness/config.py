@@ -110,6 +110,11 @@ class Train(Table):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the forward pass; weights stay float32. auto: bfloat16 where the processor has it"
     )
+    bad_steps: int = Field(
+        1,
+        ge=1,
+        description="steps of a loss or gradient that is not finite after which training stops; until then skipped",
+    )
     evaluate_every: int = Field(25, ge=1, description="steps between evaluations on the held-out chats")
     evaluate_chats: int = Field(16, ge=1, description="held-out chats used while training")
     checkpoint_every: int = Field(25, ge=1, description="steps between checkpoints")

@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from harness.config import Train
 from harness.errors import TrainingError
 from harness.progress import Report, say
+from harness.records import write_atomic
 from harness.train import checkpoint
 from harness.train.batches import Document, Row, pack, to_batch
 from harness.train.divergences import forward_kl
@@ -36,10 +38,10 @@ def train(
     """Train `student` in place over the planned `steps` and return a summary.
 
     `teacher` may be None when no term needs it; its weights never change and it gets no gradient. `folder` receives
-    metrics.jsonl and checkpoints/; `key` names this very training, so that a checkpoint of another is never resumed;
-    `vocabulary` is the number of tokens that the shared tokenizer knows.
-    Raises TrainingError at a loss or gradient that is not finite, and KeyboardInterrupt after the running step, with
-    a checkpoint, when the user presses Ctrl-C.
+    metrics.jsonl and checkpoints/; `key` names this very training, so that a checkpoint of another is never resumed.
+    `vocabulary` is the number of tokens that the shared tokenizer knows. Raises TrainingError at the `bad_steps`-th
+    loss or gradient that is not finite, and KeyboardInterrupt after the running step, with a checkpoint, when the
+    user presses Ctrl-C.
     """
     import torch
 
@@ -58,7 +60,7 @@ def train(
     watched = pack(held_out[: config.evaluate_chats], config.row_tokens)
     teacher_logits = teacher if needs_teacher(config.terms) else None
     tokens = sum(len(row.ids) for step in steps[:first] for row in step)
-    fresh_tokens, begun = 0, time.monotonic()
+    fresh_tokens, bad, begun = 0, 0, time.monotonic()
     if first == 0:
         log.write({"step": 0, "tokens": 0, "eval": evaluate(student, teacher, watched, precision, vocabulary)})
 
@@ -79,16 +81,23 @@ def train(
                 for name, value in sums.items():
                     losses[name] = losses.get(name, 0.0) + float(value.detach()) / learnt
             norm = float(torch.nn.utils.clip_grad_norm_(student.parameters(), config.clip))
-            if not (math.isfinite(losses["loss"]) and math.isfinite(norm)):
-                raise _not_finite(index, losses["loss"], norm, folder / "checkpoints")
-            optimizer.step()
+            finite = math.isfinite(losses["loss"]) and math.isfinite(norm)
+            if finite:
+                optimizer.step()
+            else:
+                bad += 1
+                error = _not_finite(index, losses["loss"], norm, folder, step)
+                if bad >= config.bad_steps:
+                    raise error
+                say(f"{error.what}; skipped, {bad} of {config.bad_steps} that stop the training")
             optimizer.zero_grad(set_to_none=False)
 
             tokens += sum(len(row.ids) for row in step)
             fresh_tokens += sum(len(row.ids) for row in step)
             rate = fresh_tokens / (time.monotonic() - begun)
-            line = {"step": index + 1, "tokens": tokens, **losses, "lr": optimizer.param_groups[0]["lr"]}
-            line |= {"grad_norm": norm, "tokens_per_s": round(rate, 1)}
+            line: dict[str, Any] = {"step": index + 1, "tokens": tokens, "lr": optimizer.param_groups[0]["lr"]}
+            line |= {**losses, "grad_norm": norm} if finite else {"skipped": True}
+            line["tokens_per_s"] = round(rate, 1)
             last = index + 1 == len(steps)
             if (index + 1) % config.evaluate_every == 0 or last:
                 line["eval"] = evaluate(student, teacher, watched, precision, vocabulary)
@@ -204,10 +213,13 @@ def stop_after_step() -> Iterator[threading.Event]:
             signal.signal(number, old)
 
 
-def _not_finite(index: int, loss: float, norm: float, checkpoints: Path) -> TrainingError:
-    last = checkpoint.latest(checkpoints)
-    kept = f"the checkpoint of step {checkpoint.step_of(last)} is kept" if last else "there was no checkpoint yet"
+def _not_finite(index: int, loss: float, norm: float, folder: Path, step: Sequence[Row]) -> TrainingError:
+    """The error of a step that is not finite; its rows are saved for a look."""
+    look = folder / f"bad-step-{index + 1}.json"
+    write_atomic(look, json.dumps({"step": index + 1, "rows": [asdict(row) for row in step]}) + "\n")
+    last = checkpoint.latest(folder / "checkpoints")
+    kept = f"the checkpoint of step {checkpoint.step_of(last)} is kept" if last else "there is no checkpoint yet"
     return TrainingError(
-        f"step {index + 1}: the loss is {loss} and the gradient norm {norm}; training stopped, {kept}",
+        f"step {index + 1}: the loss is {loss} and the gradient norm {norm} ({kept}; the batch is in {look})",
         hint="lower train.lr, lengthen train.warmup or set train.precision = 'float32'",
     )

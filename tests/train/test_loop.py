@@ -188,9 +188,31 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
     assert "step 5: the loss is nan" in text
     assert "checkpoint of step 3 is kept" in text
     assert "lower train.lr" in text
+    batch = json.loads((tmp_path / "bad-step-5.json").read_text())
+    assert [tuple(row["ids"]) for row in batch["rows"]] == [row.ids for row in plan(teacher, config())[4]]
     saved = checkpoint.load(tmp_path / "checkpoints", "k")
     assert saved is not None
     assert all(torch.isfinite(tensor).all() for tensor in saved.model.values())
+
+
+def test_bad_steps_are_skipped_up_to_the_stated_number_and_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = tiny_model()
+    student = from_layers(teacher, [0, 3])
+    norms = iter([1.0, float("inf"), *[1.0] * 100])
+
+    def spoilt(parameters: Any, clip: float) -> torch.Tensor:
+        clip_grad_norm_(parameters, clip)
+        return torch.tensor(next(norms))
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spoilt)
+    before: dict[int, dict[str, torch.Tensor]] = {}
+    run(student, teacher, tmp_path, config(bad_steps=2), lambda done, *_: before.setdefault(done, weights(student)))
+    assert same(before[1], before[2])  # the second step changed nothing
+    assert not same(before[2], before[3])
+    assert [line["step"] for line in metrics(tmp_path) if line.get("skipped")] == [2]
+    assert "skipped, 1 of 2" in capsys.readouterr().err
 
 
 def test_a_full_disk_while_writing_a_checkpoint_loses_nothing_finished(
