@@ -102,7 +102,7 @@ def _deal(
     """
     left = _shuffled(scenarios, rng)
     dealt: list[str] = []
-    used: Counter[tuple[int, str]] = Counter()  # (block, arm) -> items of this session
+    used: Counter[tuple[int, str]] = Counter()  # (block, arm) -> items so far
     while len(dealt) < count:
         fewest = min(deals.get(scenario, 0) for scenario in left)
         ready = [scenario for scenario in left if deals.get(scenario, 0) == fewest]

@@ -14,7 +14,7 @@ import torch
 from harness.bench.rows import CHUNK, Row, Span, default_budget, plan, row_logits, score, sharing_limit, target_scores
 from harness.bench.tokens import encode_text, prefix_token, rolling_windows, window_length
 from harness.errors import ConfigError
-from harness.models.chat_format import encode_chat
+from harness.models.chat_format import encode_document
 from harness.models.load import LoadedModel
 from harness.records import Chat, Score
 
@@ -42,7 +42,7 @@ def teacher_text(
     window = window_length(student.model, student.tokenizer)
     spans, cut = [], []
     for chat in chats:
-        ids, target = encode_chat(student.tokenizer, chat.messages, system)
+        ids, target = encode_document(student.tokenizer, chat, system)
         cut.append(max(0, len(ids) - window - 1))
         ids, target = ids[cut[-1] :], target[cut[-1] :]
         at = [t - 1 for t in range(1, len(ids)) if target[t]]

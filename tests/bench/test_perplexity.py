@@ -64,6 +64,13 @@ def test_teacher_text_equals_a_plain_loop(model, other_model, tokenizer, chats):
         assert one["truncated"] == 0
 
 
+def test_an_answer_cut_at_its_limit_is_scored_without_an_end_that_nobody_wrote(model, tokenizer, chats):
+    cut = [chat.model_copy(update={"finish": "length"}) for chat in chats]
+    loaded = LoadedModel(model, tokenizer)
+    whole, shorter = (teacher_text(loaded, None, given, None) for given in (chats, cut))
+    assert [a["tokens"] - b["tokens"] for a, b in zip(whole, shorter, strict=True)] == [1] * len(chats)
+
+
 def test_a_model_has_no_divergence_from_itself(model, tokenizer, chats):
     student = LoadedModel(model, tokenizer)
     for teacher in (student, LoadedModel(model, tokenizer)):  # without and with the second pass

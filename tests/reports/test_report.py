@@ -267,7 +267,7 @@ def test_no_run_directory(tmp_path: Path) -> None:
 
 def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "socket", None)
-    make(make_run(tmp_path / "run"), rate_command=COMMAND)
+    assert make(make_run(tmp_path / "run"), rate_command=COMMAND).html.exists()
 
 
 def test_ratings_of_other_studies(tmp_path: Path) -> None:
