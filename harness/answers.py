@@ -8,7 +8,7 @@ from harness.chat import Sampling, seed_for, write_answers
 from harness.config import Study
 from harness.models.load import load_model
 from harness.progress import Report
-from harness.records import Answer, Message, Scenario, append_jsonl, read_jsonl, write_jsonl
+from harness.records import Answer, Message, Scenario, append_jsonl, drop_torn_line, read_jsonl, write_jsonl
 from harness.rundir import RunDir, Stage, digest, now
 from harness.tune import keep_big_blocks
 
@@ -83,8 +83,5 @@ def _written(path: Path) -> set[tuple[str, str]]:
     """What a killed run left: whole lines count, a torn last line is cut off."""
     if not path.exists():
         return set()
-    text = path.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if whole != text:
-        path.write_bytes(whole)
+    drop_torn_line(path)
     return {(answer.arm, answer.scenario) for answer in read_jsonl(path, Answer)}

@@ -6,8 +6,12 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.errors import VivaError
+
+if TYPE_CHECKING:
+    from harness.stages import Run
 
 EXIT_INTERRUPTED = 130
 
@@ -119,10 +123,9 @@ def run_command(args: argparse.Namespace) -> None:
     print(f"report: {_all_stages(run, rate)}\nrating page: {rate}")
 
 
-def _all_stages(run: object, rate_command: str) -> Path:
+def _all_stages(run: "Run", rate_command: str) -> Path:
     from harness import stages
 
-    assert isinstance(run, stages.Run)
     with run.dir.lock():
         stages.train_stage(run)
         stages.bench_stage(run)
@@ -161,12 +164,11 @@ def rate_command(args: argparse.Namespace) -> None:
     _serve(run, args, f"viva rate {run.dir.root}")
 
 
-def _serve(run: object, args: argparse.Namespace, rate: str) -> None:
+def _serve(run: "Run", args: argparse.Namespace, rate: str) -> None:
     """Serve the rating page until Ctrl-C, then bring the report up to date."""
     from harness import stages
     from harness.rating import prepare, serve
 
-    assert isinstance(run, stages.Run)
     with run.dir.lock("rate"):
         prepare(run)
         serve(run, args.host, args.port)

@@ -9,7 +9,7 @@ from harness.chat import Sampling, seed_for, write_answers
 from harness.errors import ConfigError
 from harness.models.load import LoadedModel, load_model
 from harness.progress import Report, bar
-from harness.records import Chat, Message, Prompt, append_jsonl, read_jsonl
+from harness.records import Chat, Message, Prompt, append_jsonl, drop_torn_line, read_jsonl
 from harness.resources import resolve_file
 from harness.tune import keep_big_blocks
 
@@ -59,7 +59,10 @@ def make_corpus(
     Chats already in `out` are kept, so a stopped run goes on where it was. Answers that met the token limit are kept
     and marked `finish = "length"`; empty answers are dropped.
     """
-    done = {chat.id for chat in read_jsonl(out, Chat)} if out.exists() else set()
+    done: set[str] = set()
+    if out.exists():
+        drop_torn_line(out)
+        done = {chat.id for chat in read_jsonl(out, Chat)}
     wanted = [(f"{prompt.id}.{number}", prompt) for number in range(samples) for prompt in prompts]
     todo = [(name, prompt) for name, prompt in wanted if name not in done]
     # Neighbours of similar length waste little padding; the seed of each chat does not depend on the order.

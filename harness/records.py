@@ -123,6 +123,20 @@ def append_jsonl(path: Path, records: Iterable[Record]) -> None:
         os.fsync(file.fileno())
 
 
+def drop_torn_line(path: Path) -> None:
+    """Make a JSONL file fit to be appended to: a last line torn by a kill is cut off, a whole one gets its line end."""
+    text = path.read_bytes()
+    end = text.rfind(b"\n") + 1
+    if end == len(text):
+        return
+    try:
+        json.loads(text[end:])
+    except ValueError:
+        path.write_bytes(text[:end])
+    else:
+        path.write_bytes(text + b"\n")
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file through a neighbour and `os.replace`, so that no reader ever sees half of it."""
     part = path.with_name(f".{path.name}.part")

@@ -10,7 +10,7 @@ from harness.config import Study
 from harness.corpus import is_held_out, make_corpus, read_corpus
 from harness.errors import ConfigError
 from harness.progress import quiet
-from harness.records import Answer, Message, Prompt, Scenario, read_jsonl
+from harness.records import Answer, Message, Prompt, Scenario, drop_torn_line, read_jsonl
 from harness.rundir import RunDir
 from tests.tiny import save_tiny, tiny_corpus, tiny_model
 
@@ -122,6 +122,8 @@ def test_a_corpus_can_be_made_again_and_continued(tmp_path: Path) -> None:
 
     make(tmp_path / "whole.jsonl", prompts)
     make(tmp_path / "parts.jsonl", prompts[:2])
+    with (tmp_path / "parts.jsonl").open("a") as file:
+        file.write('{"id": "p3.0", "ki')  # a line torn by a kill
     made = make(tmp_path / "parts.jsonl", prompts)
     assert made <= 6
 
@@ -129,6 +131,17 @@ def test_a_corpus_can_be_made_again_and_continued(tmp_path: Path) -> None:
         return sorted((tmp_path / name).read_text().splitlines())
 
     assert lines("parts.jsonl") == lines("whole.jsonl")
+
+
+def test_a_whole_last_line_without_its_end_is_kept(tmp_path: Path) -> None:
+    path = tiny_corpus(tmp_path / "corpus.jsonl", 3)
+    before = path.read_text()
+    path.write_text(before.rstrip("\n"))  # as some editors save it
+    drop_torn_line(path)
+    assert path.read_text() == before
+    path.write_text(before + '{"id": "c9", "ki')
+    drop_torn_line(path)
+    assert path.read_text() == before
 
 
 def test_the_held_out_part_follows_the_prompt_alone(tmp_path: Path) -> None:

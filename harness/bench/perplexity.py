@@ -17,6 +17,7 @@ from harness.errors import ConfigError
 from harness.models.chat_format import encode_document
 from harness.models.load import LoadedModel
 from harness.records import Chat, Score
+from harness.train.divergences import forward_kl
 
 SUITE = "words"
 WINDOW = 1024
@@ -100,7 +101,7 @@ def divergence(student_SV: torch.Tensor, teacher_SV: torch.Tensor) -> tuple[np.n
         logq = student_SV[start : start + CHUNK, :size].float().log_softmax(-1)
         logp = teacher_SV[start : start + CHUNK, :size].float().log_softmax(-1)
         same.append((logp.argmax(-1) == logq.argmax(-1)).cpu().numpy())
-        kl.append((logp.exp() * (logp - logq)).sum(-1).double().cpu().numpy())
+        kl.append(forward_kl(logq, logp).double().cpu().numpy())
     return np.concatenate(kl), np.concatenate(same)
 
 
