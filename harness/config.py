@@ -1,101 +1,79 @@
-"""study.toml -> Study: the study file is the interface, so every mistake in it is named with its line."""
+"""The tables of a study file: the study file is the interface, and these models are its grammar."""
 
-import difflib
-import re
-import tomllib
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from harness.errors import ConfigError
+from harness.terms import Table, Terms
 
-KNOBS = {"jsd": ("beta", "normalise"), "skew_kl": ("skew",), "skew_reverse_kl": ("skew",), "akl": ("head",)}
-"""Which settings of the `kd` table belong to which divergence."""
 MADE_HERE = ("scratch", "teacher-layers", "importance")  # the starts that Viva makes from the teacher
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
-class Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Teacher(Table):
-    """The model whose behaviour is copied."""
-
-    name: str = Field("teacher", pattern=NAME, description="name of the arm in files and reports")
-    source: str = Field(description="folder, GGUF file, pypi:PACKAGE==VERSION/file.gguf, or hub id")
-    sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{64}$", description="hash of the source's file, checked")
-    licence: str | None = Field(None, description="the teacher's licence, printed in the report")
-
-
 class Shape(Table):
-    """The student's shape; what is not named is the teacher's."""
+    """A model's shape; what is not named is the teacher's."""
 
-    layers: int = Field(ge=1, description="number of transformer layers")
+    layers: int | None = Field(None, ge=1, description="number of transformer layers")
+    hidden: int | None = Field(None, ge=1, description="width of the hidden states")
+    heads: int | None = Field(None, ge=1, description="attention heads (of queries)")
+    kv_heads: int | None = Field(None, ge=1, description="attention heads of keys and values")
+    mlp: int | None = Field(None, ge=1, description="channels of the feed-forward layers")
     keep: Literal["even", "first", "last"] | tuple[int, ...] | None = Field(
         None, description="teacher-layers: which of the teacher's layers, by rule or by index from 0; default even"
     )
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The widths that are named: hidden, heads, kv_heads, mlp."""
+        named = {name: getattr(self, name) for name in ("hidden", "heads", "kv_heads", "mlp")}
+        return {name: value for name, value in named.items() if value is not None}
 
     @model_validator(mode="after")
     def _as_many_as_listed(self) -> "Shape":
         if isinstance(self.keep, tuple):
             if list(self.keep) != sorted(set(self.keep)) or self.keep[:1] < (0,):
                 raise ValueError(f"keep = {list(self.keep)} is not a rising list of layers from 0")
-            if len(self.keep) != self.layers:
+            if self.layers is not None and len(self.keep) != self.layers:
                 raise ValueError(f"keep lists {len(self.keep)} layers, and layers = {self.layers}")
         return self
 
 
-class Kd(Table):
-    """Token-level distillation: a divergence between teacher and student at every assistant token."""
+class Cache(Table):
+    """The teacher's view of the corpus, written once and shared by the students: for `kd`, in place of the teacher."""
 
-    weight: float = Field(1.0, ge=0, description="weight in the sum of terms")
-    divergence: Literal["forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd", "akl"] = Field(
-        "forward_kl", description="distance between teacher and student, see docs/training.md"
+    kind: Literal["top-k", "sampled"] = Field(
+        "top-k", description="top-k: the likeliest tokens and one entry for all others; sampled: unbiased draws"
     )
-    temperature: float = Field(1.0, gt=0, description="divides both sides' logits")
-    t_squared: bool = Field(True, description="multiply the term by temperature², which keeps its gradient's size")
-    beta: float | None = Field(None, ge=0, le=1, description="jsd: 0 is forward_kl, 1 is reverse_kl; default 0.5")
-    normalise: bool | None = Field(
-        None, description="jsd: divide by beta (1 - beta), so that the ends meet; default true"
-    )
-    skew: float | None = Field(None, ge=0, lt=1, description="skew_kl, skew_reverse_kl: share mixed in; default 0.1")
-    head: float | None = Field(None, gt=0, lt=1, description="akl: probability of the teacher's head; default 0.5")
+    k: int | Literal["vocabulary"] | None = Field(None, description="top-k: tokens kept at each position; default 64")
+    draws: int | None = Field(None, ge=1, le=255, description="sampled: draws at each position; default 50")
+    bits: Literal[16, 32] = Field(16, description="of a kept log-probability")
 
     @model_validator(mode="after")
-    def _no_idle_knob(self) -> "Kd":
-        for name in ("beta", "normalise", "skew", "head"):
-            if getattr(self, name) is not None and name not in KNOBS.get(self.divergence, ()):
-                users = [divergence for divergence, names in KNOBS.items() if name in names]
-                raise ValueError(f"{name} does nothing with {self.divergence}; it belongs to {' and '.join(users)}")
+    def _no_idle_knob(self) -> "Cache":
+        if isinstance(self.k, int) and self.k < 1:
+            raise ValueError("k must be at least 1")
+        if self.kind == "sampled" and self.k is not None:
+            raise ValueError('k does nothing with kind = "sampled"; it takes draws')
+        if self.kind == "top-k" and self.draws is not None:
+            raise ValueError('draws does nothing with kind = "top-k"; it takes k')
         return self
 
 
-class Ce(Table):
-    """Next-token cross-entropy on the corpus's assistant tokens."""
+class Lora(Table):
+    """Low-rank adapters (Hu et al. 2021) are trained in place of the weights, and merged into them at the end."""
 
-    weight: float = Field(1.0, ge=0, description="weight in the sum of terms")
-
-
-class Terms(Table):
-    """The objective: a weighted sum of terms. A term that is not named, or has weight 0, is not computed."""
-
-    kd: Kd | None = Field(None, description="token distillation")
-    ce: Ce | None = Field(None, description="cross-entropy")
-
-    @model_validator(mode="after")
-    def _something(self) -> "Terms":
-        if not any(term and term.weight for term in (self.kd, self.ce)):
-            raise ValueError("no term has a weight above 0, so there is nothing to train on")
-        return self
+    rank: int = Field(16, ge=1, description="rank of the adapters")
+    alpha: float = Field(32.0, gt=0, description="their scale is alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the adapters")
+    targets: tuple[str, ...] = Field((), description="names of the layers adapted; by default all linear ones")
 
 
 class Train(Table):
     """How a student is trained."""
 
-    corpus: str = Field(description="JSONL of chats: data:... or a path")
+    corpus: str = Field(description="JSONL of chats or of texts, or a table of texts: data:..., pypi:... or a path")
+    text_column: str | None = Field(None, description="CSV, Parquet: the column that holds the text; default text")
+    group_column: str | None = Field(None, description="CSV, Parquet: rows that share its value are one document")
     tokens: int = Field(gt=0, description="tokens to train on, prompts included; the corpus repeats if it is shorter")
     terms: Terms = Field(description="what the training minimises")
     lr: float = Field(5e-4, gt=0, description="peak learning rate of AdamW")
@@ -105,11 +83,27 @@ class Train(Table):
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled weight decay, on matrices only")
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's moment decays")
     row_tokens: int = Field(512, ge=16, description="tokens packed into one row; longer chats are cut")
-    accumulate: int = Field(1, ge=1, description="rows per optimiser step")
+    accumulate: int = Field(1, ge=1, description="rows per optimiser step, over all processes")
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the forward pass; weights stay float32. auto: bfloat16 where the processor has it"
     )
+    cache: Cache | None = Field(
+        None, description="train from a cache of the teacher; without it the teacher runs along"
+    )
+    chunk_tokens: int = Field(
+        128, ge=0, description="tokens at once through output matrix and divergence; 0: all, by the model's own forward"
+    )
+    gradient_checkpointing: bool = Field(False, description="recompute layers in the backward pass: slower, smaller")
+    lora: Lora | None = Field(None, description="train low-rank adapters only")
+    minutes: float | None = Field(
+        None, gt=0, description="stop after so many minutes of training, if tokens last longer"
+    )
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many evaluations without a better held-out kl (or perplexity)"
+    )
+    keep: Literal["last", "best"] = Field("last", description="which weights become the student, by held-out kl")
+    track: tuple[Literal["tensorboard", "wandb"], ...] = Field((), description="trackers that get the metrics too")
     bad_steps: int = Field(
         1,
         ge=1,
@@ -120,6 +114,40 @@ class Train(Table):
     checkpoint_every: int = Field(25, ge=1, description="steps between checkpoints")
 
 
+class Teacher(Table):
+    """The model whose behaviour is copied: a finished one (`source`), or one that Viva trains first (`train`)."""
+
+    name: str = Field("teacher", pattern=NAME, description="name of the arm in files and reports")
+    source: str | None = Field(None, description="folder, GGUF file, pypi:PACKAGE==VERSION/file.gguf, or hub id")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{64}$", description="hash of the source's file, checked")
+    licence: str | None = Field(None, description="the teacher's licence, printed in the report")
+    endpoint: str | None = Field(
+        None, description="URL of an OpenAI-compatible server that fills the cache; source then gives the tokenizer"
+    )
+    model: str | None = Field(None, description="the model's name at the endpoint; default its first")
+    vocabulary: int | None = Field(None, ge=300, description="train: tokens of the BPE tokenizer made from the corpus")
+    shape: Shape | None = Field(None, description="train: the teacher's shape, all of it")
+    train: Train | None = Field(None, description="how it is trained, from random weights, before its students")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Teacher":
+        if (self.source is None) == (self.train is None):
+            raise ValueError("give either source (a finished model) or train, with shape and vocabulary")
+        if self.train is None:
+            for name in ("vocabulary", "shape"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} does nothing with a source; it belongs to a teacher trained here")
+            return self
+        if self.vocabulary is None or self.shape is None:
+            raise ValueError("a teacher that is trained here needs vocabulary and shape")
+        missing = [name for name in ("layers", "hidden", "heads", "mlp") if getattr(self.shape, name) is None]
+        if missing:
+            raise ValueError(f"a teacher that is trained here needs its whole shape: {', '.join(missing)} missing")
+        if self.train.terms.weights.keys() != {"ce"}:
+            raise ValueError("a teacher that is trained here has no teacher of its own: its only term is ce")
+        return self
+
+
 class Student(Table):
     """A smaller model under examination: trained here (`train`) or taken as it is (`source`)."""
 
@@ -127,11 +155,14 @@ class Student(Table):
     source: str | None = Field(None, description="a finished model, as for the teacher; not with train")
     sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{64}$", description="hash of the source's file")
     control_of: str | None = Field(None, description="another student: shape, tokens and order come from it")
+    seeds: tuple[int, ...] = Field((), description="train one arm for each seed, NAME-sSEED; the report pools them")
+    seed: int | None = Field(None, ge=0, description="added to the study's seed; written by seeds")
+    pool: str | None = Field(None, description="name under which the report pools this arm; written by seeds")
     shape: Shape | None = Field(None, description="the student's shape")
     start: str = Field(
         "importance",
         description="scratch: random weights; teacher-layers: those that shape.keep names; importance: the teacher's "
-        "least redundant layers; or a model's source",
+        "least redundant layers, heads and channels; or a model's source",
     )
     train: Train | None = Field(None, description="how it is trained")
 
@@ -143,6 +174,10 @@ class Student(Table):
             raise ValueError("a student that is trained needs a shape, such as { layers = 20 }")
         if self.shape and self.shape.keep is not None and self.start != "teacher-layers":
             raise ValueError(f'shape.keep does nothing with start = "{self.start}"; it belongs to "teacher-layers"')
+        if self.shape and self.shape.widths and self.start == "teacher-layers":
+            raise ValueError(
+                'teacher-layers keeps layers whole; for another width take start = "importance" or "scratch"'
+            )
         if self.shape and self.start not in MADE_HERE:
             raise ValueError("a student that starts from a model of its own has that model's shape; drop one of both")
         return self
@@ -228,149 +263,3 @@ class Study(Table):
         import tomlkit
 
         return tomlkit.dumps(self.model_dump(mode="json", by_alias=True, exclude_none=True))
-
-
-def load_study(path: Path) -> Study:
-    """Read a study file. Raises ConfigError that names the key, its line, what was found and what is allowed."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        raw = tomllib.loads(text)
-    except FileNotFoundError:
-        raise ConfigError(f"no study file {path}", hint="make one with: viva init") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path} is a folder", hint="name the study file in it") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}", hint="mend the line it names") from None
-    try:
-        return Study.model_validate(_absolute(_with_controls(raw, text, path), path.resolve().parent))
-    except ValidationError as error:
-        raise _config_error(error, text, path) from None
-
-
-def _with_controls(raw: dict[str, Any], text: str, path: Path) -> dict[str, Any]:
-    """Fill each control with what it takes from its student, except the teacher's part of the objective."""
-    students = raw.get("student")
-    if not isinstance(students, list) or not all(isinstance(student, dict) for student in students):
-        return raw
-    by_name = {str(student.get("name")): student for student in students}
-    if len(by_name) < len(students):
-        return raw  # the model names the double
-    filled = []
-    for student in students:
-        original = student.get("control_of")
-        names = [name for name in by_name if name != student.get("name")]
-        if original is None:
-            filled.append(student)
-            continue
-        names = [str(name) for name in by_name if name != student.get("name")]
-        if original not in names:
-            line = _line_of(text, ["student", students.index(student), "control_of"])
-            raise ConfigError(
-                f"{path}, line {line}: control_of names {original!r}, "
-                f"which is no other student{_nearest(original, names)}"
-            )
-        base = {key: value for key, value in by_name[original].items() if key not in ("name", "control_of")}
-        without_teacher = {"train": {"terms": {"ce": {"weight": 1.0}}}}
-        if isinstance(base.get("shape"), dict) and student.get("start", base.get("start")) != "teacher-layers":
-            base["shape"] = {key: value for key, value in base["shape"].items() if key != "keep"}
-        if isinstance(base.get("train"), dict):
-            base["train"] = {**base["train"], "terms": {}}
-        given_terms = (student.get("train") or {}).get("terms")
-        filled.append(_merge(_merge(base, {} if given_terms else without_teacher), student))
-    return {**raw, "student": filled}
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Paths in a study file are relative to it; the resolved study must mean the same from anywhere."""
-
-    def file(table: Any, key: str) -> None:
-        value = table.get(key) if isinstance(table, dict) else None
-        if isinstance(value, str) and not value.startswith(("data:", "pypi:")):
-            path = base / Path(value).expanduser()
-            if key not in ("source", "start") or path.exists() or value.startswith((".", "/", "~")):
-                table[key] = str(path)
-
-    file(raw.get("teacher"), "source")
-    students = raw.get("student")
-    for student in students if isinstance(students, list) else []:
-        if isinstance(student, dict):
-            file(student, "source")
-            file(student, "start")
-            file(student.get("train"), "corpus")
-    file(raw.get("rate"), "scenarios")
-    bench = raw.get("bench")
-    if isinstance(bench, dict) and isinstance(bench.get("suites"), list):
-        bench["suites"] = [
-            str(base / suite) if isinstance(suite, str) and suite.endswith((".yaml", ".yml", "/")) else suite
-            for suite in bench["suites"]
-        ]
-    return raw
-
-
-def _config_error(error: ValidationError, text: str, path: Path) -> ConfigError:
-    # An unknown key comes first: it often is the misspelt form of one that is missing.
-    first = sorted(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")[0]
-    location = [part for part in first["loc"] if not str(part).startswith("function-")]
-    key = ".".join(str(part) for part in location)
-    line = _line_of(text, location)
-    where = f"{path}, line {line}" if line else str(path)
-    if first["type"] == "extra_forbidden":
-        allowed = _fields_at(location[:-1])
-        hint = f"allowed here: {', '.join(sorted(allowed))}"
-        return ConfigError(f"{where}: unknown key {key!r}{_nearest(str(location[-1]), allowed)}", hint=hint)
-    if first["type"] == "missing":
-        return ConfigError(f"{where}: {key!r} is missing", hint=f"add {location[-1]} = ... to the study file")
-    found = "" if isinstance(first["input"], (dict, list)) else f", found {first['input']!r}"
-    return ConfigError(f"{where}: {key or 'the study'}: {first['msg'].removeprefix('Value error, ')}{found}")
-
-
-def _nearest(word: str, allowed: list[str]) -> str:
-    near = difflib.get_close_matches(word, allowed, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _fields_at(location: list[Any]) -> list[str]:
-    """Names of the fields allowed in the table at a location such as ['student', 0, 'train']."""
-    model: type[BaseModel] = Study
-    for part in location:
-        if isinstance(part, int):
-            continue
-        model = next(_models_in(model.model_fields[str(part)].annotation))
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _models_in(inner)
-
-
-def _line_of(text: str, location: list[Any]) -> int | None:
-    """The line of a key in the text: after the header of its table where there is one, else its first mention.
-
-    tomllib keeps no positions; inline tables and dotted keys make this a best guess, so it may be None.
-    """
-    lines = text.splitlines()
-    start = 0
-    tables = [part for part in location if isinstance(part, str)]
-    for depth in range(len(tables) - 1, 0, -1):
-        header = re.compile(rf"^\s*\[\[?\s*{re.escape('.'.join(tables[:depth]))}\s*\]\]?")
-        hits = [number for number, line in enumerate(lines) if header.match(line)]
-        index = next((part for part in location if isinstance(part, int)), 0)
-        if hits:
-            start = hits[min(index, len(hits) - 1)]
-            break
-    last = str(tables[-1]) if tables else ""
-    for number in range(start, len(lines)):
-        if re.search(rf"(^|[\s{{,.]){re.escape(last)}\s*(=|\.)", lines[number]):
-            return number + 1
-    return start + 1 if start else None

@@ -13,12 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.config import MADE_HERE, Student, Study, load_study
+from harness.config import MADE_HERE, Student, Study
 from harness.errors import ConfigError, RunError
 from harness.progress import bar, duration, say
 from harness.records import Scenario, read_jsonl, write_atomic
 from harness.resources import data_path, resolve_file
 from harness.rundir import RunDir, Stage, digest, now, read_manifest, sha256_file
+from harness.study_file import load_study
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
-from harness.config import load_study
+from harness.study_file import load_study
 from tests.test_config import STUDY
 from tests.tiny import save_tiny, tiny_corpus
 

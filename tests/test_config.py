@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.config import load_study
 from harness.errors import ConfigError
 from harness.resources import data_path
+from harness.study_file import load_study
 
 STUDY = """\
 schema = 1

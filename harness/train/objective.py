@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from harness.config import KNOBS, Kd, Terms
 from harness.errors import ConfigError
+from harness.terms import KNOBS, Kd, Terms
 from harness.train.batches import Batch
 from harness.train.divergences import DIVERGENCES
 

@@ -9,11 +9,11 @@ from harness.bench.evaluate import run_suite
 from harness.bench.human_text import human_documents
 from harness.bench.packed import PackedLM
 from harness.bench.suites import load_suite
-from harness.config import load_study
 from harness.errors import SourceError
 from harness.models.load import load_model
 from harness.models.sources import resolve_model
 from harness.resources import data_path
+from harness.study_file import load_study
 
 pytestmark = pytest.mark.model
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from harness.config import KNOBS, Kd
+from harness.terms import KNOBS, Kd
 from harness.train.divergences import (
     DIVERGENCES,
     akl,

@@ -14,12 +14,13 @@ import pytest
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from harness.config import Ce, Kd, Terms, Train
+from harness.config import Train
 from harness.errors import TrainingError
 from harness.models.chat_format import encode_document
 from harness.models.load import LoadedModel, load_model
 from harness.models.students import from_layers, scratch
 from harness.progress import quiet
+from harness.terms import Ce, Kd, Terms
 from harness.train import checkpoint
 from harness.train.batches import Row, plan_steps
 from harness.train.loop import learning_rate, train

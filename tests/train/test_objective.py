@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from harness.config import Ce, Kd, Terms
 from harness.errors import ConfigError
 from harness.models.chat_format import encode_document
+from harness.terms import Ce, Kd, Terms
 from harness.train.batches import Row, pack, plan_digest, plan_steps, scored_positions, to_batch
 from harness.train.objective import check_vocabularies, kd_loss, loss_sums
 from tests.tiny import tiny_chats, tiny_model, tiny_tokenizer
