@@ -6,6 +6,7 @@ from reports import wording
 from reports.analysis import analyse
 from reports.compare import at_chance, costs_json, scores_json
 from reports.load import Source
+from reports.seeds import over_seeds
 
 SCHEMA = 1
 
@@ -42,6 +43,7 @@ def build(source: Source) -> dict[str, Any]:
         "order": (people or {}).get("order", []),
         "by_scenario": (people or {}).get("by_scenario", {}),
         "blinding": {},
+        "seeds": over_seeds(source),
         "kinds": kinds,
         "looks": _looks(source, people),
         "warnings": [*(people or {"warnings": [{"code": "no_ratings"}]})["warnings"], *_study_warnings(source, people)],

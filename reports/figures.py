@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from reports.numbers import scaled
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -307,21 +309,67 @@ def frontier(points: Sequence[tuple[str, int, float, dict[str, Any]]], what: str
     )
 
 
+def over_seeds(pools: Sequence[dict[str, Any]]) -> Picture:
+    """Held-out perplexity by size with its interval over seeds, and by tokens; `pools` as report.json's `seeds`."""
+    sizes = len({one["parameters"] for one in pools} - {None})
+    figure, axes = _figure(2.4 + 2.2 * (sizes > 1), 1 + (sizes > 1))
+    by_tokens: Axes = axes[-1, 0]
+    data: list[tuple[Any, ...]] = []
+    for role, arm, style in (("control", 2, "--"), ("student", 1, "-")):
+        mine = [one for one in pools if one["role"] == role]
+        for one in mine:
+            along = one["by_tokens"]
+            x, y = [at["tokens"] for at in along], [at["perplexity"] for at in along]
+            by_tokens.plot(x, y, MARKERS[arm] + style, color=_colour(arm), markersize=3.5)
+            data += [(one["pool"], one["parameters"], at["tokens"], at["perplexity"], None, None) for at in along[:-1]]
+            end = one["perplexity"]
+            data.append((one["pool"], one["parameters"], one["tokens"], end["estimate"], end["low"], end["high"]))
+            if role == "student" and one["parameters"] and along:
+                size = {"textcoords": "offset points", "xytext": (5, -3), "color": INK, "fontsize": 8}
+                by_tokens.annotate(scaled(one["parameters"]), (x[-1], y[-1]), **size)
+        by_tokens.plot([], [], MARKERS[arm] + style, color=_colour(arm), label=role)
+        sized = [one for one in mine if one["parameters"]]
+        if sizes > 1:
+            for one in sized:
+                if one["perplexity"]["low"] is not None:
+                    limits = [one["perplexity"]["low"], one["perplexity"]["high"]]
+                    axes[0, 0].plot([one["parameters"]] * 2, limits, color=_colour(arm))
+            x, y = [one["parameters"] for one in sized], [one["perplexity"]["estimate"] for one in sized]
+            axes[0, 0].plot(x, y, MARKERS[arm] + style, color=_colour(arm), markersize=5)
+            axes[0, 0].set_xscale("log")
+            axes[0, 0].set_xlabel("parameters (log)")
+    for ax in axes[:, 0]:
+        ax.set_yscale("log")
+        ax.set_ylabel("held-out perplexity (log)")
+        ends = [one["perplexity"][key] for one in pools for key in ("estimate", "low", "high")]
+        _decades(ax, ends if ax is not by_tokens else [row[3] for row in data])
+        ax.grid(linewidth=0.5)
+        ax.set_axisbelow(True)
+    if sizes > 1:
+        _decades(axes[0, 0], [one["parameters"] for one in pools], axis="x")
+        axes[0, 0].xaxis.set_major_formatter(lambda value, _: scaled(value))
+    by_tokens.set_xlabel("tokens; one line a pool of seeds")
+    by_tokens.margins(x=0.12)
+    by_tokens.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    _legend(figure, 4)
+    title = "Held-out perplexity over seeds"
+    caption = "Geometric means over seeds; bars: 95 % intervals over seeds. A control learns without the teacher."
+    header = ("pool", "parameters", "tokens", "held-out perplexity", "low", "high")
+    return Picture("seeds", title, caption, _svg(figure, "seeds", title), header, tuple(data))
+
+
 def _number(value: Any) -> float:
     return float(value) if isinstance(value, (int, float)) else float("nan")
 
 
 def _decades(ax: "Axes", values: Sequence[float], axis: str = "y", sign: str = "") -> None:
-    """Readable ticks on a log axis: 1, 2, 5 within a decade or two, powers of ten beyond."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    """Readable ticks on a log axis: even ones within a factor of 4, then 1, 2, 5, and powers of ten beyond."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     good = [value for value in values if value and value > 0]
     spread = max(good) / min(good) if good else 1.0
     which = ax.yaxis if axis == "y" else ax.xaxis
-    if spread < 4:
-        subs = tuple(part / 10 for part in range(10, 100, 2))
-    else:
-        subs = (1.0, 2.0, 5.0) if spread < 30 else (1.0, 3.0) if spread < 1000 else (1.0,)
-    which.set_major_locator(LogLocator(base=10, subs=subs, numticks=8 if spread < 4 else 12))
+    subs = (1.0, 2.0, 5.0) if spread < 30 else (1.0, 3.0) if spread < 1000 else (1.0,)
+    which.set_major_locator(MaxNLocator(6) if spread < 4 else LogLocator(base=10, subs=subs, numticks=12))
     which.set_minor_locator(NullLocator())
     which.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}{sign}"))

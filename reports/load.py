@@ -22,13 +22,15 @@ KINDS = ("person", "judge", "simulated")
 class Source:
     """What a run directory holds for its report; parts that are not there yet are empty.
 
-    `arms` begins with the teacher; `ratings` maps a kind of rater to its tidy ratings, never pooled; `scores`, `costs`,
-    `training` and `manifests` are keyed by arm (manifests also by 'answers').
+    `arms` begins with the teacher; `pools` names the pool of every arm that is one seed of several; `ratings` maps a
+    kind of rater to its tidy ratings, never pooled; `scores`, `costs`, `training` and `manifests` are keyed by arm
+    (manifests also by 'answers').
     """
 
     name: str
     arms: tuple[str, ...]
     controls: dict[str, str] = field(default_factory=dict)
+    pools: dict[str, str] = field(default_factory=dict)
     margin: float = 0.90
     mode: str = "fixed"
     seed: int = 0
@@ -71,6 +73,7 @@ def load(root: Path) -> Source:
         name=str(study.get("name", root.name)),
         arms=arms,
         controls={student["name"]: student["control_of"] for student in students if student.get("control_of")},
+        pools={student["name"]: str(student["pool"]) for student in students if student.get("pool")},
         margin=float(study.get("report", {}).get("margin", 0.90)),
         mode=str(study.get("rate", {}).get("mode", "fixed")),
         seed=int(study.get("seed", 0)),

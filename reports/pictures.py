@@ -34,6 +34,8 @@ def page_pictures(source: Source, report: dict[str, Any], people: dict[str, Any]
     logs = [(arm, index[arm], log) for arm, log in source.training.items() if log]
     if logs:
         found.append(figures.training(logs))
+    if any(one["control"] for one in report["seeds"]):
+        found.append(figures.over_seeds(report["seeds"]))
     return found
 
 

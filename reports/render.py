@@ -17,6 +17,7 @@ from reports.document import build
 from reports.examples import choose
 from reports.load import Source, load
 from reports.pictures import kind_pictures, page_pictures
+from reports.seeds import verdict
 from reports.tidy import MEASURES, read_csv
 
 
@@ -90,6 +91,7 @@ def _view(source: Source, report: dict[str, Any], rate_command: str) -> dict[str
         "hardware": _merged(report["provenance"], "hardware"),
         "warnings": wording.gathered(report["warnings"]),
         "gathered": wording.gathered,
+        "seed_verdicts": [text for text in map(verdict, report["seeds"]) if text],
         "verdicts": {measure: wording.verdicts(source, people, measure) for measure in MEASURES} if people else {},
         "csv_uri": _csv_uri,
         "num": numbers,
@@ -151,6 +153,7 @@ def _environment() -> Any:
     )
     filters: dict[str, Callable[..., str]] = {
         "percent": numbers.percent,
+        "scaled": numbers.scaled,
         "fraction": numbers.fraction_text,
         "number": numbers.plain_number,
         "p": numbers.p_value,
