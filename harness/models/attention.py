@@ -2,7 +2,8 @@
 
 A packed row holds documents end to end, and none attends to another. A mask says so at the price of all pairs of the
 row; here each document is attended to on its own, by torch's fused causal kernel. Registered with transformers as an
-attention implementation, so it serves every architecture that goes through its attention interface.
+attention implementation, so it serves every architecture that goes through its attention interface; one that mixes
+tokens in another way (recurrent layers, chunks, sinks, biases) is refused rather than packed wrongly.
 """
 
 import contextlib
@@ -10,43 +11,114 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import ConfigError
+
 if TYPE_CHECKING:
     import torch
 
 NAME = "viva_packed"
+ALTERING = ("s_aux", "sinks", "position_bias", "indices", "block_indices")
+"""What an architecture hands to its attention beside queries, keys and values, and that changes the weights."""
+HINT = "take a model whose layers mix tokens by causal attention alone, such as Llama, Qwen, Gemma, Mistral or GPT-2"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a layer makes scores of queries and keys, and which keys a query may see."""
+
+    scaling: float
+    window: int | None = None
+    softcap: float | None = None
+
+    def scores(self, query_HTd: "torch.Tensor", key_KTd: "torch.Tensor") -> "torch.Tensor":
+        """What enters the softmax, [H, T, T], before anything is masked; H is a multiple of K (groups of queries)."""
+        import torch
+
+        query_KGTd = query_HTd.unflatten(0, (key_KTd.shape[0], -1))
+        score_HTT = (query_KGTd @ key_KTd[:, None].transpose(-1, -2)).flatten(0, 1) * self.scaling
+        return score_HTT if self.softcap is None else self.softcap * torch.tanh(score_HTT / self.softcap)
+
+    def allowed(self, length: int, device: Any = None) -> "torch.Tensor":
+        """True where a query (row) of a document sees a key (column), [T, T]."""
+        import torch
+
+        every_TT = torch.ones(length, length, dtype=torch.bool, device=device)
+        past_TT = every_TT.tril()
+        return past_TT if not self.narrows(length) else past_TT & every_TT.triu(1 - (self.window or 0))
+
+    def narrows(self, length: int) -> bool:
+        """Whether the window is smaller than a document of this length."""
+        return self.window is not None and self.window < length
 
 
 @dataclass
 class Seen:
-    """What a forward pass showed, by layer: queries [H, T, d], keys and values [Hkv, T, d] (after the rotation)."""
+    """What a forward pass showed, by layer: queries [H, T, d], keys and values [K, T, d] as attention gets them.
+
+    Queries and keys are behind the rotation (and Qwen 3's norms); `rule` says how they are brought together.
+    """
 
     query: dict[int, "torch.Tensor"] = field(default_factory=dict)
     key: dict[int, "torch.Tensor"] = field(default_factory=dict)
     value: dict[int, "torch.Tensor"] = field(default_factory=dict)
+    rule: dict[int, Rule] = field(default_factory=dict)
 
 
-_lengths: tuple[int, ...] = ()
-_seen: Seen | None = None
-_layers: frozenset[int] = frozenset()
+@dataclass(frozen=True)
+class _Now:
+    """The forward pass that is under way; `attended` and `windows` are filled by it, to be checked at its end."""
+
+    lengths: tuple[int, ...]
+    seen: Seen | None = None
+    layers: frozenset[int] = frozenset()
+    attended: set[int] = field(default_factory=set)
+    windows: set[int] = field(default_factory=set)
+    used: set[int] = field(default_factory=set)
+
+
+_now = _Now(())
 
 
 @contextlib.contextmanager
 def packed(model: Any, lengths: Sequence[int], seen: Seen | None = None, layers: Sequence[int] = ()) -> Iterator[None]:
     """Within it, forwards of `model` treat their one row as documents of these `lengths`.
 
-    `seen` is filled with queries, keys and values of the `layers` named.
+    `seen` (a new one each time) is filled with queries, keys and values of the `layers` named. With gradient
+    checkpointing the backward pass runs within it too: what is recomputed must see the same documents. Raises
+    ConfigError for an architecture whose documents would see each other, or would not attend as they do alone.
     """
-    global _lengths, _seen, _layers
+    global _now
     _register()
-    before = model.config._attn_implementation
-    outer = (_lengths, _seen, _layers)
+    before, outer = model.config._attn_implementation, _now
     model.set_attn_implementation(NAME)
-    _lengths, _seen, _layers = tuple(lengths), seen, frozenset(layers)
+    _now = now = _Now(tuple(lengths), seen, frozenset(layers))
     try:
         yield
     finally:
-        _lengths, _seen, _layers = outer
+        _now = outer
         model.set_attn_implementation(before)
+    _check(model, now)
+
+
+def _check(model: Any, now: _Now) -> None:
+    """Raise ConfigError unless every layer attended here, with every window that the architecture's masks have."""
+    kind = type(model).__name__
+    config = model.config.get_text_config()
+    missing = set(range(config.num_hidden_layers)) - now.attended
+    if missing:
+        raise ConfigError(
+            f"{kind} cannot read packed rows: layers {sorted(missing)} do not go through transformers' attention "
+            "interface, and would see across documents",
+            hint=HINT,
+        )
+    ignored = {window for window in now.windows - now.used if window < max(now.lengths)}
+    # Gemma and its like make the mask of a window also when no layer is left that takes it.
+    if ignored and set(getattr(config, "layer_types", None) or ["unknown"]) != {"full_attention"}:
+        raise ConfigError(
+            f"{kind} cannot read packed rows: a mask keeps its attention to {min(ignored)} tokens, but its layers do "
+            "not say so",
+            hint=f"set row_tokens to at most {min(ignored)}, or {HINT}",
+        )
 
 
 def _register() -> None:
@@ -54,14 +126,20 @@ def _register() -> None:
     from transformers.masking_utils import AttentionMaskInterface
 
     AttentionInterface.register(NAME, _attend)
-    AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
+    AttentionMaskInterface.register(NAME, _no_mask)
+
+
+def _no_mask(*args: Any, local_size: int | None = None, **kwargs: Any) -> None:
+    """No mask; a window or chunk that it would have had is noted."""
+    if local_size is not None:
+        _now.windows.add(local_size)
 
 
 def _attend(
     module: Any,
     query_BHTd: "torch.Tensor",
-    key_BHTd: "torch.Tensor",
-    value_BHTd: "torch.Tensor",
+    key_BKTd: "torch.Tensor",
+    value_BKTd: "torch.Tensor",
     attention_mask: Any,
     scaling: float | None = None,
     dropout: float = 0.0,
@@ -69,51 +147,68 @@ def _attend(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple["torch.Tensor", None]:
-    """torch's scaled dot-product attention, document by document. [1, H, T, d] in, [1, T, H, d] out."""
+    """Causal attention, document by document. [1, H, T, d] in, [1, T, H, d] out."""
     import torch
 
-    if _seen is not None and module.layer_idx in _layers:
-        _seen.query[module.layer_idx] = query_BHTd[0]
-        _seen.key[module.layer_idx] = key_BHTd[0]
-        _seen.value[module.layer_idx] = value_BHTd[0]
-    groups = query_BHTd.shape[1] // key_BHTd.shape[1]
+    _refuse(module, attention_mask, kwargs)
+    rule = Rule(
+        scaling=query_BHTd.shape[-1] ** -0.5 if scaling is None else scaling,
+        # Some architectures (Qwen 2 MoE) keep the window to themselves and put it into the mask only.
+        window=getattr(module, "sliding_window", None) if sliding_window is None else sliding_window,
+        softcap=softcap,
+    )
+    layer, seen = module.layer_idx, _now.seen
+    _now.attended.add(layer)
+    if rule.window is not None:
+        _now.used.add(rule.window)
+    # A layer that is recomputed must not replace what the loss was computed from, nor keep its second graph alive.
+    if seen is not None and layer in _now.layers and layer not in seen.rule:
+        seen.query[layer], seen.key[layer], seen.value[layer] = query_BHTd[0], key_BKTd[0], value_BKTd[0]
+        seen.rule[layer] = rule
     parts = []
     start = 0
-    for length in _lengths:
+    for length in _now.lengths:
         cut = slice(start, start + length)
-        q, k, v = query_BHTd[:, :, cut], key_BHTd[:, :, cut], value_BHTd[:, :, cut]
-        if groups > 1:
-            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        parts.append(_one_document(q, k, v, scaling, sliding_window, softcap, dropout))
+        parts.append(_one_document(query_BHTd[0, :, cut], key_BKTd[0, :, cut], value_BKTd[0, :, cut], rule, dropout))
         start += length
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat(parts, dim=1).transpose(0, 1)[None].contiguous(), None
+
+
+def _refuse(module: Any, attention_mask: Any, kwargs: dict[str, Any]) -> None:
+    """Raise ConfigError for attention that is more than queries, keys, values and a causal mask."""
+    found = [name for name in ALTERING if kwargs.get(name) is not None]
+    if attention_mask is not None:
+        found.append("attention_mask")
+    causal = kwargs.get("is_causal")
+    if not (getattr(module, "is_causal", True) if causal is None else causal):
+        found.append("is_causal = false")
+    if found:
+        raise ConfigError(f"{type(module).__name__} cannot read packed rows: it attends by {found[0]}", hint=HINT)
 
 
 def _one_document(
-    q: "torch.Tensor",
-    k: "torch.Tensor",
-    v: "torch.Tensor",
-    scaling: float | None,
-    window: int | None,
-    softcap: float | None,
-    dropout: float,
+    query_HTd: "torch.Tensor", key_KTd: "torch.Tensor", value_KTd: "torch.Tensor", rule: Rule, dropout: float
 ) -> "torch.Tensor":
+    """One document's attention, [H, T, d]: by the fused kernel, but for capped scores, which it does not know."""
     import torch
 
-    length = q.shape[2]
-    narrow = window is not None and window < length
-    if softcap is None and not narrow:
+    length, groups = query_HTd.shape[1], query_HTd.shape[0] // key_KTd.shape[0]
+    allowed_TT = rule.allowed(length, query_HTd.device) if rule.narrows(length) or rule.softcap is not None else None
+    value_HTd = value_KTd.repeat_interleave(groups, dim=0) if groups > 1 else value_KTd
+    if rule.softcap is None:
+        key_HTd = key_KTd.repeat_interleave(groups, dim=0) if groups > 1 else key_KTd
         return torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling
-        )
-    allowed_TT = torch.ones(length, length, dtype=torch.bool).tril()
-    if narrow:
-        allowed_TT &= ~torch.ones(length, length, dtype=torch.bool).tril(-int(window or 0))
-    if softcap is None:
-        return torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=allowed_TT, dropout_p=dropout, scale=scaling
-        )
-    score = q @ k.transpose(-1, -2) * (scaling if scaling is not None else q.shape[-1] ** -0.5)
-    score = softcap * torch.tanh(score / softcap)
-    weight = score.masked_fill(~allowed_TT, torch.finfo(score.dtype).min).softmax(-1)
-    return torch.nn.functional.dropout(weight, dropout) @ v
+            query_HTd[None],
+            key_HTd[None],
+            value_HTd[None],
+            attn_mask=None if allowed_TT is None else allowed_TT,
+            dropout_p=dropout,
+            is_causal=allowed_TT is None,
+            scale=rule.scaling,
+        )[0]
+    score_HTT = rule.scores(query_HTd, key_KTd)
+    score_HTT = score_HTT.masked_fill(~allowed_TT, torch.finfo(score_HTT.dtype).min)
+    # The softmax in float32 even where the products are bfloat16, as transformers does.
+    wide = torch.promote_types(score_HTT.dtype, torch.float32)
+    weight_HTT = score_HTT.softmax(-1, dtype=wide).to(value_HTd.dtype)
+    return torch.nn.functional.dropout(weight_HTT, dropout) @ value_HTd
