@@ -1,5 +1,6 @@
 """Plain-text corpora: JSON lines, text files and tables, read as documents without chats."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -59,19 +60,30 @@ def read_texts(path: Path, text_column: str | None = None, group_column: str | N
 
 
 def read_text_corpus(
-    path: Path, text_column: str | None = None, group_column: str | None = None
+    path: Path, text_column: str | None = None, group_column: str | None = None, limit: int | None = None
 ) -> tuple[list[Text], list[Text]]:
-    """The documents for training and those held out: one in ten, by the text's hash. Raises ConfigError when either
-    is empty, and as `read_texts` does."""
+    """The documents for training, in the file's order, and those held out: one in ten, by the text's hash.
+
+    With `limit` the training takes so many of them, those of the smallest hashes: a fair sample whatever the order of
+    the file, and part of every larger one. The held-out documents come in the order of their hashes, so that the first
+    few are a fair sample too. Raises ConfigError when either is empty, and as `read_texts` does.
+    """
     texts = read_texts(path, text_column, group_column)
     train = [text for text in texts if not is_held_out(text.text)]
-    held_out = [text for text in texts if is_held_out(text.text)]
+    held_out = sorted((text for text in texts if is_held_out(text.text)), key=_hash)
     if not train or not held_out:
         raise ConfigError(
             f"{path} has {len(train)} texts to train on and {len(held_out)} held out (one in ten, by hash)",
             hint="add texts until both have some; in a .txt file blank lines part them",
         )
+    if limit is not None and limit < len(train):
+        last = sorted(map(_hash, train))[limit - 1]
+        train = [text for text in train if _hash(text) <= last]
     return train, held_out
+
+
+def _hash(text: Text) -> bytes:
+    return hashlib.sha256(text.text.encode()).digest()
 
 
 def kind_of(path: Path) -> str:

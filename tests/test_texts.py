@@ -140,6 +140,22 @@ def test_one_text_in_ten_is_held_out_wherever_it_stands(tmp_path: Path) -> None:
     assert all(is_held_out(text.text) for text in held_out)
 
 
+def test_a_limit_takes_a_sample_that_the_order_of_the_file_does_not_change(tmp_path: Path) -> None:
+    lines = [f"Text number {number}." for number in range(400)]
+    path = tmp_path / "t.txt"
+    path.write_text("\n\n".join(lines))
+    (few, held_out), (more, _) = read_text_corpus(path, limit=50), read_text_corpus(path, limit=100)
+    assert len(few) == 50
+    assert {text.text for text in few} < {text.text for text in more}
+    assert [text.text for text in few] == [line for line in lines if line in {text.text for text in few}]
+    assert max(int(text.id) for text in few) > 350
+    assert len(read_text_corpus(path, limit=1000)[0]) == 400 - len(held_out)
+    path.write_text("\n\n".join(reversed(lines)))
+    again, still_held_out = read_text_corpus(path, limit=50)
+    assert {text.text for text in again} == {text.text for text in few}
+    assert [text.text for text in still_held_out] == [text.text for text in held_out]
+
+
 def test_a_corpus_too_small_to_hold_any_out_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.txt"
     path.write_text("One.")
