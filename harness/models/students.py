@@ -2,14 +2,57 @@
 
 Block influence follows ShortGPT (Men et al. 2024, section 3.1): 1 - the mean cosine similarity of a layer's input
 and output. A layer that hardly turns its input is redundant; the student keeps the layers with the highest influence.
+Narrower students that keep the teacher's weights are in `pruning`.
 """
 
 import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from harness.config import Shape
 from harness.errors import ConfigError
 from harness.models.load import LoadedModel
+from harness.progress import Report
+
+FIELDS = {  # what the study file calls a width, and what transformers calls it
+    "hidden": "hidden_size",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "mlp": "intermediate_size",
+}
+PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")  # lists in a configuration with an entry a layer
+
+
+def make_student(
+    teacher: LoadedModel,
+    shape: Shape,
+    start: str,
+    calibration_rows: Sequence[Sequence[int]],
+    seed: int,
+    progress: Report,
+) -> tuple[LoadedModel, dict[str, Any]]:
+    """A student of a shape, with a start of 'scratch', 'teacher-layers' or 'importance', and how it was made.
+
+    `calibration_rows` are token ids on which importance is measured. How: start, layers, the widths, parameters, and
+    where measured or chosen layers_kept, block_influence and importance. Raises ConfigError for a shape that cannot be.
+    """
+    how: dict[str, Any] = {"start": start}
+    if start == "scratch":
+        student = scratch(teacher, shape, seed)
+    elif start == "teacher-layers":
+        have = len(decoder_layers(teacher.model))
+        layers = student_layers(teacher, shape)
+        how["layers_kept"] = layers_by_rule(have, layers, shape.keep or "even")
+        student = from_layers(teacher, how["layers_kept"])
+    else:
+        from harness.models.pruning import prune
+
+        student, measured = prune(teacher, shape, calibration_rows, progress)
+        how |= measured
+    how["layers"] = len(decoder_layers(student.model))
+    how |= {name: getattr(student.model.config, field, None) for name, field in FIELDS.items()}
+    how["parameters"] = sum(parameter.numel() for parameter in student.model.parameters())
+    return student, how
 
 
 def decoder_layers(model: Any) -> Any:
@@ -29,49 +72,139 @@ def check_shape(teacher: LoadedModel, layers: int) -> None:
         raise ConfigError(f"a student of {layers} layers is larger than its teacher of {have}", hint="ask for fewer")
 
 
-def student_config(teacher: LoadedModel, layers: int) -> Any:
-    """The teacher's configuration with fewer layers."""
+def student_layers(teacher: LoadedModel, shape: Shape) -> int:
+    """How many layers the student has: as named, as listed, or the teacher's. Raises ConfigError if more than it."""
+    listed = len(shape.keep) if isinstance(shape.keep, tuple) else None
+    layers = shape.layers or listed or len(decoder_layers(teacher.model))
+    check_shape(teacher, layers)
+    return layers
+
+
+def head_width(config: Any) -> int:
+    """Width of one attention head: as the configuration says, else the hidden width divided among the heads."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def student_widths(teacher: LoadedModel, shape: Shape) -> dict[str, int]:
+    """The student's hidden, heads, kv_heads and mlp, where the teacher's configuration has them.
+
+    With fewer heads and no kv_heads named, as many query heads share a kv head as in the teacher. Raises ConfigError
+    for a width larger than the teacher's, or heads that do not divide among the kv heads.
+    """
+    config = teacher.model.config
+    full = {name: getattr(config, field, None) for name, field in FIELDS.items()}
+    for name, wanted in shape.widths.items():
+        if full[name] is None:
+            raise ConfigError(
+                f"shape.{name} = {wanted}, and {type(config).__name__} has no {FIELDS[name]} to replace",
+                hint="leave it out, or give the student a source",
+            )
+        if wanted > full[name]:
+            raise ConfigError(
+                f"a student with {name} = {wanted} is larger than its teacher with {full[name]}", hint="ask for less"
+            )
+    widths = {name: value for name, value in full.items() if value is not None} | shape.widths
+    if full["kv_heads"] is None:
+        return widths  # every query head has keys and values of its own
+    if shape.heads is not None and shape.kv_heads is None:
+        share = full["heads"] // full["kv_heads"]
+        if shape.heads % share:
+            raise ConfigError(
+                f"heads = {shape.heads} do not divide into groups of {share} that share a kv head, as in the teacher",
+                hint=f"take a multiple of {share}, or name kv_heads as well",
+            )
+        widths["kv_heads"] = shape.heads // share
+    if widths["heads"] % widths["kv_heads"]:
+        raise ConfigError(
+            f"heads = {widths['heads']} is no multiple of kv_heads = {widths['kv_heads']}",
+            hint="every kv head serves the same number of query heads: change one of both",
+        )
+    return widths
+
+
+def student_config(teacher: LoadedModel, shape: Shape, keep: Sequence[int] | None = None) -> Any:
+    """The teacher's configuration with what the shape names in place of its own.
+
+    The width of a head stays the teacher's. `keep` are the teacher's layers that remain; by default the first ones.
+    """
     config = copy.deepcopy(teacher.model.config)
-    config.num_hidden_layers = layers
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:layers]
+    keep = range(student_layers(teacher, shape)) if keep is None else keep
+    config.num_hidden_layers = len(keep)
+    for name in PER_LAYER:
+        if getattr(config, name, None):
+            setattr(config, name, [getattr(config, name)[index] for index in keep])
+    if getattr(config, "max_window_layers", None) is not None:
+        config.max_window_layers = min(config.max_window_layers, len(keep))
+    if shape.widths:
+        config.head_dim = head_width(config)
+        for name, value in student_widths(teacher, shape).items():
+            setattr(config, FIELDS[name], value)
+        check_config(config)
     return config
 
 
-def scratch(teacher: LoadedModel, layers: int, seed: int) -> LoadedModel:
-    """A student with random weights, drawn from `seed` alone, as the model's own initialisation has them."""
+def check_config(config: Any) -> None:
+    """Raise ConfigError where the architecture's own rules refuse the configuration."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        config.validate()
+    except StrictDataclassError as error:
+        raise ConfigError(
+            f"{type(config).__name__} refuses the student's shape: {error.__cause__ or error}",
+            hint="change the shape in the study file",
+        ) from error
+
+
+def blank(teacher: LoadedModel, config: Any) -> Any:
+    """A model of the teacher's class, dtype and device, with the random weights of its own initialisation."""
+    return type(teacher.model)(config).to(teacher.model.dtype).to(teacher.model.device).eval()
+
+
+def scratch(teacher: LoadedModel, shape: Shape | int, seed: int) -> LoadedModel:
+    """A student with random weights, drawn from `seed` alone, as the model's own initialisation has them.
+
+    `shape` may be a number of layers alone.
+    """
     import torch
 
-    check_shape(teacher, layers)
+    shape = Shape(layers=shape) if isinstance(shape, int) else shape
+    config = student_config(teacher, shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = type(teacher.model)(student_config(teacher, layers))
-    return LoadedModel(model.eval(), teacher.tokenizer)
+        return LoadedModel(blank(teacher, config), teacher.tokenizer)
 
 
 def from_layers(teacher: LoadedModel, keep: Sequence[int]) -> LoadedModel:
     """A student made of copies of the teacher's layers `keep`, in order, with its embeddings, norms and head."""
     import torch
 
-    config = student_config(teacher, len(keep))
-    if getattr(config, "layer_types", None):
-        config.layer_types = [teacher.model.config.layer_types[index] for index in keep]
     with torch.random.fork_rng(devices=[]):
-        model = type(teacher.model)(config)
-    decoder = teacher.model.get_decoder()
-    prefix = next(name for name, module in teacher.model.named_modules() if module is decoder)
+        model = blank(teacher, student_config(teacher, Shape(layers=len(keep)), keep))
+    model.load_state_dict(kept_state(teacher.model, keep))
+    return LoadedModel(model, teacher.tokenizer)
+
+
+def kept_state(model: Any, keep: Sequence[int]) -> dict[str, Any]:
+    """The state of a model without its other layers, under the names that the layers `keep` have in the student."""
+    prefix = decoder_prefix(model) + "layers."
     place = {old: new for new, old in enumerate(keep)}
     state = {}
-    for name, tensor in teacher.model.state_dict().items():
-        head = f"{prefix}.layers."
-        if name.startswith(head):
-            index, rest = name.removeprefix(head).split(".", 1)
+    for name, tensor in model.state_dict().items():
+        if name.startswith(prefix):
+            index, rest = name.removeprefix(prefix).split(".", 1)
             if int(index) not in place:
                 continue
-            name = f"{head}{place[int(index)]}.{rest}"
+            name = f"{prefix}{place[int(index)]}.{rest}"
         state[name] = tensor
-    model.load_state_dict(state)
-    return LoadedModel(model.eval(), teacher.tokenizer)
+    return state
+
+
+def decoder_prefix(model: Any) -> str:
+    """What the names of the decoder's parameters begin with: 'model.' in most architectures."""
+    decoder = model.get_decoder()
+    name = next(name for name, module in model.named_modules() if module is decoder)
+    return f"{name}." if name else ""
 
 
 def block_influence(
@@ -90,7 +223,8 @@ def block_influence(
     def hook(index: int) -> Callable[..., None]:
         def compare(module: Any, inputs: Any, output: Any) -> None:
             after_BTD = output[0] if isinstance(output, tuple) else output
-            cosine[index] += torch.nn.functional.cosine_similarity(inputs[0], after_BTD, dim=-1).double().sum()
+            similar_BT = torch.nn.functional.cosine_similarity(inputs[0], after_BTD, dim=-1)
+            cosine[index] += similar_BT.double().sum().cpu()
 
         return compare
 
@@ -99,7 +233,8 @@ def block_influence(
         with torch.inference_mode():
             for done, row in enumerate(rows):
                 on_row(done)
-                teacher.model.get_decoder()(input_ids=torch.tensor([list(row)]), use_cache=False)
+                ids_BT = torch.tensor([list(row)], device=teacher.model.device)
+                teacher.model.get_decoder()(input_ids=ids_BT, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
@@ -108,7 +243,7 @@ def block_influence(
 
 
 def most_influential(influence: Sequence[float], keep: int) -> list[int]:
-    """Indices of the `keep` layers of the highest influence, in the teacher's order; ties go to earlier layers."""
+    """Indices of the `keep` highest values (of layers, heads, channels), rising; ties go to the earlier ones."""
     best = sorted(range(len(influence)), key=lambda index: (-influence[index], index))[:keep]
     return sorted(best)
 

@@ -4,24 +4,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM
 
+from harness.config import Shape
 from harness.errors import ConfigError, SourceError
-from harness.models.load import load_model
+from harness.models.load import LoadedModel, load_model, quiet_libraries
 from harness.models.sources import model_digest, resolve_model
 from harness.models.students import (
     block_influence,
     decoder_layers,
     from_layers,
     layers_by_rule,
+    make_student,
     most_influential,
     scratch,
+    student_config,
 )
-from tests.tiny import save_tiny, tiny_model
-
-
-def logits(model: torch.nn.Module) -> torch.Tensor:
-    with torch.inference_mode():
-        return model(input_ids=torch.arange(2, 30)[None]).logits
+from harness.progress import quiet
+from tests.models.families import FAMILIES, family_model, logits
+from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 
 def test_keeping_every_layer_gives_the_teacher() -> None:
@@ -50,6 +51,81 @@ def test_scratch_is_the_seed_alone() -> None:
     two, other = scratch(teacher, 2, 5), scratch(teacher, 2, 6)
     assert torch.equal(logits(one.model), logits(two.model))
     assert not torch.equal(logits(one.model), logits(other.model))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_scratch_has_every_width_that_is_named(name: str, tmp_path: Path) -> None:
+    student = scratch(family_model(name), Shape(layers=2, hidden=24, heads=2, kv_heads=1, mlp=20), 0)
+    layer = decoder_layers(student.model)[1]
+    assert layer.self_attn.q_proj.weight.shape == (16, 24)  # a head stays as wide as the teacher's
+    assert layer.self_attn.v_proj.weight.shape == (8, 24)
+    assert layer.mlp.up_proj.weight.shape == (20, 24)
+    student.model.save_pretrained(tmp_path)
+    with quiet_libraries():
+        again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
+    torch.testing.assert_close(logits(again), logits(student.model), rtol=1e-5, atol=1e-5)
+    cache = again(input_ids=torch.arange(2, 12)[None], use_cache=True).past_key_values
+    assert [layer.keys.shape for layer in cache.layers] == [(1, 1, 10, 8)] * 2
+
+
+def test_a_configuration_is_cut_consistently() -> None:
+    teacher = family_model("qwen2", layers=4, use_sliding_window=True, sliding_window=16, max_window_layers=2)
+    config = student_config(teacher, Shape(layers=3, heads=2))
+    assert (config.num_hidden_layers, config.max_window_layers) == (3, 2)
+    assert config.layer_types == ["full_attention", "full_attention", "sliding_attention"]
+    assert (config.num_attention_heads, config.num_key_value_heads) == (2, 1)  # the teacher's two to one
+    assert (config.hidden_size, config.intermediate_size, config.head_dim) == (32, 48, 8)
+    assert student_config(teacher, Shape(layers=1)).max_window_layers == 1
+    assert student_config(teacher, Shape(layers=2), keep=[0, 3]).layer_types == ["full_attention", "sliding_attention"]
+    assert teacher.model.config.num_hidden_layers == 4
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"layers": 4}, "4 layers is larger than its teacher of 3"),
+        ({"hidden": 40}, "hidden = 40 is larger than its teacher with 32"),
+        ({"heads": 6}, "heads = 6 is larger than its teacher with 4"),
+        ({"kv_heads": 3}, "kv_heads = 3 is larger than its teacher with 2"),
+        ({"mlp": 49}, "mlp = 49 is larger than its teacher with 48"),
+        ({"heads": 3}, "heads = 3 do not divide into groups of 2"),
+        ({"heads": 3, "kv_heads": 2}, "heads = 3 is no multiple of kv_heads = 2"),
+        ({"hidden": 30}, "LlamaConfig refuses the student's shape: The hidden size .30. is not a multiple"),
+    ],
+)
+@pytest.mark.parametrize("start", ["scratch", "importance"])
+def test_a_shape_that_cannot_be(shape: dict[str, int], message: str, start: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        make_student(family_model("llama"), Shape(**shape), start, [list(range(9))], 0, quiet)
+    assert error.value.hint
+
+
+def test_widths_that_an_architecture_does_not_name_so() -> None:
+    config = OPTConfig(
+        vocab_size=258, hidden_size=32, word_embed_proj_dim=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4
+    )
+    teacher = LoadedModel(OPTForCausalLM(config).eval(), tiny_tokenizer())
+    with pytest.raises(ConfigError, match=r"shape\.mlp = 8, and OPTConfig has no intermediate_size to replace"):
+        student_config(teacher, Shape(mlp=8))
+    with pytest.raises(ConfigError, match="OPTConfig has no num_key_value_heads to make narrower"):
+        make_student(teacher, Shape(heads=2), "importance", [list(range(9))], 0, quiet)
+
+
+def test_students_are_made_in_one_place_and_say_how() -> None:
+    teacher = family_model("llama")
+    rows = [list(range(2, 30))]
+    student, how = make_student(teacher, Shape(layers=2), "teacher-layers", [], 0, quiet)
+    assert (how["start"], how["layers"], how["layers_kept"]) == ("teacher-layers", 2, [0, 2])
+    assert torch.equal(logits(student.model), logits(from_layers(teacher, [0, 2]).model))
+    _, how = make_student(teacher, Shape(keep=(1,)), "teacher-layers", [], 0, quiet)
+    assert (how["layers"], how["layers_kept"]) == (1, [1])
+    student, how = make_student(teacher, Shape(heads=2), "scratch", [], 5, quiet)
+    assert torch.equal(logits(student.model), logits(scratch(teacher, Shape(heads=2), 5).model))
+    assert (how["heads"], how["kv_heads"], how["hidden"], how["mlp"], how["layers"]) == (2, 1, 32, 48, 3)
+    assert how["parameters"] == sum(parameter.numel() for parameter in student.model.parameters())
+    _, how = make_student(teacher, Shape(layers=2, mlp=8), "importance", rows, 0, quiet)
+    assert how["block_influence"] == block_influence(teacher, rows)
+    assert how["importance"].keys() == {"aggregation", "mlp"}
 
 
 def test_a_layer_that_does_nothing_has_no_influence() -> None:
