@@ -1,11 +1,12 @@
 """`viva corpus`: prompts that people wrote, answered by the teacher itself, as a training corpus."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.chat import Sampling, seed_for, write_answers
+from harness.chat import Sampling, Written, seed_for, write_answers
 from harness.errors import ConfigError
 from harness.models.load import LoadedModel, load_model
 from harness.progress import Report, bar
@@ -42,6 +43,44 @@ def read_corpus(path: Path) -> tuple[list[Chat], list[Chat]]:
     return train, held_out
 
 
+@dataclass(frozen=True)
+class Request:
+    """An answer to be written: its name, the messages that it follows, and the seed it is drawn with."""
+
+    name: str
+    messages: tuple[Message, ...]
+    seed: int
+
+
+def answers_in_batches(
+    teacher: LoadedModel,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    *,
+    system: str | None,
+    batch: int,
+    progress: Report,
+) -> Iterator[list[tuple[Request, Written]]]:
+    """Let the teacher answer all requests, `batch` at a time; each batch is handed over as soon as it is written.
+
+    What is answered depends on a request's own seed and not on the order.
+    """
+    # Neighbours of similar length waste little padding.
+    todo = sorted(requests, key=lambda one: (sum(len(message.content) for message in one.messages), one.name))
+    for first in range(0, len(todo), batch):
+        part = todo[first : first + batch]
+
+        def shown(step: int, written: int, first: int = first) -> None:
+            progress(first, len(todo), f"position {step}, {written} tokens in this batch")
+
+        answers = write_answers(
+            teacher, [one.messages for one in part], [one.seed for one in part], sampling, system, on_token=shown
+        )
+        yield list(zip(part, answers, strict=True))
+        done = min(first + batch, len(todo))
+        progress(done, len(todo), f"{done} answers")
+
+
 def make_corpus(
     teacher: LoadedModel,
     prompts: Sequence[Prompt],
@@ -63,39 +102,26 @@ def make_corpus(
     if out.exists():
         drop_torn_line(out)
         done = {chat.id for chat in read_jsonl(out, Chat)}
-    wanted = [(f"{prompt.id}.{number}", prompt) for number in range(samples) for prompt in prompts]
-    todo = [(name, prompt) for name, prompt in wanted if name not in done]
-    # Neighbours of similar length waste little padding; the seed of each chat does not depend on the order.
-    todo.sort(key=lambda pair: (len(pair[1].prompt), pair[0]))
+    asked = {f"{prompt.id}.{number}": prompt for number in range(samples) for prompt in prompts}
+    requests = [
+        Request(name, (Message(role="user", content=prompt.prompt),), seed_for(seed, "corpus", name))
+        for name, prompt in asked.items()
+        if name not in done
+    ]
     made = 0
-    for first in range(0, len(todo), batch):
-        part = todo[first : first + batch]
-        answers = write_answers(
-            teacher,
-            [[Message(role="user", content=prompt.prompt)] for _, prompt in part],
-            [seed_for(seed, "corpus", name) for name, _ in part],
-            sampling,
-            system,
-            on_token=lambda step, written, first=first: progress(  # type: ignore[misc]
-                first, len(todo), f"position {step}, {written} tokens in this batch"
-            ),
-        )
+    for part in answers_in_batches(teacher, requests, sampling, system=system, batch=batch, progress=progress):
         chats = [
             Chat(
-                id=name,
-                kind=prompt.kind,
-                messages=(
-                    Message(role="user", content=prompt.prompt),
-                    Message(role="assistant", content=answer.text),
-                ),
+                id=one.name,
+                kind=asked[one.name].kind,
+                messages=(*one.messages, Message(role="assistant", content=answer.text)),
                 finish=answer.finish,
             )
-            for (name, prompt), answer in zip(part, answers, strict=True)
+            for one, answer in part
             if answer.text
         ]
         append_jsonl(out, chats)
         made += len(chats)
-        progress(min(first + batch, len(todo)), len(todo), f"{made} chats")
     return made
 
 
