@@ -1,48 +1,41 @@
-"""Students cut out of the teacher by the size of its activations: layers, attention heads, channels, hidden width.
+"""Students made from the teacher; those of any width are cut out of it by the size of its activations.
 
-After Minitron (Muralidharan et al. 2024, arXiv 2407.14679, section 2.2). On calibration rows, in one forward pass:
-a head's importance is the L2 norm of its output, a feed-forward channel's its mean |activation|, a hidden dimension's
-its mean |output of the norms|, summed over the norms that the student keeps; each is the mean over a row's positions
-and the L2 norm over rows. Heads go in whole groups with the kv head that they share. Layers go by block influence.
+After Minitron (Muralidharan et al. 2024, arXiv 2407.14679, section 2.2): the least important heads, channels and hidden
+dimensions go, as `importance` measures them. Heads go in whole groups with the kv head that they share; a hidden
+dimension counts in the norms of the layers that stay. Layers go by block influence.
 
 Beyond the paper, what depends on the hidden width is folded into the weights. An RMS norm divides by the root mean
 square over the width, and that changes with it: each norm's weight takes the factor that restores its scale, by the
 share of energy that the kept dimensions had. Embeddings scaled by the root of the width (Gemma) take the inverse.
 """
 
-import contextlib
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from harness.config import Shape
 from harness.errors import ConfigError
+from harness.models.importance import AGGREGATION, NORMS, Measured, measure, most_influential, norms
 from harness.models.load import LoadedModel
 from harness.models.students import (
     FIELDS,
     blank,
-    block_influence,
     decoder_layers,
     decoder_prefix,
     from_layers,
     head_width,
     kept_state,
-    most_influential,
+    layers_by_rule,
+    scratch,
     student_config,
     student_layers,
     student_widths,
 )
 from harness.progress import Report
 
-if TYPE_CHECKING:
-    import torch
-
-AGGREGATION = "mean over positions, L2 norm over rows"
 DIGITS = 6  # of an importance as it is saved; the choice is made on the saved figures, so that they explain it
 
-NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
 AXES: dict[str, tuple[str, ...]] = {  # which width each axis of a parameter runs along
     "embed_tokens.weight": ("vocabulary", "hidden"),
     "lm_head.weight": ("vocabulary", "hidden"),
@@ -67,15 +60,34 @@ AXES: dict[str, tuple[str, ...]] = {  # which width each axis of a parameter run
 }
 
 
-@dataclass
-class Measured:
-    """What calibration showed of the teacher; sums over rows until `measure` has ended, then importances."""
+def make_student(
+    teacher: LoadedModel,
+    shape: Shape,
+    start: str,
+    calibration_rows: Sequence[Sequence[int]],
+    seed: int,
+    progress: Report,
+) -> tuple[LoadedModel, dict[str, Any]]:
+    """A student of a shape, with a start of 'scratch', 'teacher-layers' or 'importance', and how it was made.
 
-    layers: list[float] = field(default_factory=list)  # block influence
-    heads: dict[int, "torch.Tensor"] = field(default_factory=dict)  # layer -> [heads]
-    mlp: dict[int, "torch.Tensor"] = field(default_factory=dict)  # layer -> [channels]
-    hidden: dict[str, "torch.Tensor"] = field(default_factory=dict)  # norm -> [hidden]
-    energy: dict[str, "torch.Tensor"] = field(default_factory=dict)  # norm -> sum of squares of its input [hidden]
+    `calibration_rows` are token ids on which importance is measured. How: start, layers, the widths, parameters, and
+    where measured or chosen layers_kept, block_influence and importance. Raises ConfigError for a shape that cannot be.
+    """
+    how: dict[str, Any] = {"start": start}
+    if start == "scratch":
+        student = scratch(teacher, shape, seed)
+    elif start == "teacher-layers":
+        have = len(decoder_layers(teacher.model))
+        layers = student_layers(teacher, shape)
+        how["layers_kept"] = layers_by_rule(have, layers, shape.keep or "even")
+        student = from_layers(teacher, how["layers_kept"])
+    else:
+        student, measured = prune(teacher, shape, calibration_rows, progress)
+        how |= measured
+    how["layers"] = len(decoder_layers(student.model))
+    how |= {name: getattr(student.model.config, field, None) for name, field in FIELDS.items()}
+    how["parameters"] = sum(parameter.numel() for parameter in student.model.parameters())
+    return student, how
 
 
 def prune(
@@ -130,62 +142,9 @@ def check_architecture(teacher: LoadedModel) -> None:
                 f"{type(model).__name__} has a part that cannot be made narrower: {name} {list(tensor.shape)}",
                 hint=way_out,
             )
-    for name, module in _norms(model).items():
+    for name, module in norms(model).items():
         if _norm_offset(module) is None:
             raise ConfigError(f"{type(model).__name__}: {name} is no RMS norm, its width cannot change", hint=way_out)
-
-
-def measure(
-    teacher: LoadedModel,
-    rows: Sequence[Sequence[int]],
-    on_row: Callable[[int], None] = lambda done: None,
-    with_widths: bool = True,
-) -> Measured:
-    """Block influence and, on the same pass, the importance of heads, channels and hidden dimensions, in float64."""
-    measured = Measured()
-    with _watching(teacher.model, measured) if with_widths else contextlib.nullcontext():
-        measured.layers = block_influence(teacher, [row for row in rows if len(row)], on_row)
-    for table in (measured.heads, measured.mlp, measured.hidden):
-        for key in table:
-            table[key] = table[key].sqrt()
-    return measured
-
-
-@contextlib.contextmanager
-def _watching(model: Any, measured: Measured) -> Iterator[None]:
-    """Hooks on the inputs of output projections and on the norms; each call is one row [1, T, width]."""
-    head = head_width(model.config)
-
-    def add(table: dict[Any, "torch.Tensor"], key: Any, value: "torch.Tensor") -> None:
-        table[key] = table[key] + value.cpu() if key in table else value.cpu()
-
-    def heads(index: int) -> Callable[..., None]:
-        def look(module: Any, inputs: Any) -> None:
-            norm_TH = inputs[0][0].double().unflatten(-1, (-1, head)).norm(dim=-1)
-            add(measured.heads, index, norm_TH.mean(0) ** 2)
-
-        return look
-
-    def channels(index: int) -> Callable[..., None]:
-        return lambda module, inputs: add(measured.mlp, index, inputs[0][0].double().abs().mean(0) ** 2)
-
-    def norm(name: str) -> Callable[..., None]:
-        def look(module: Any, inputs: Any, output: Any) -> None:
-            add(measured.hidden, name, output[0].double().abs().mean(0) ** 2)
-            add(measured.energy, name, (inputs[0][0].double() ** 2).sum(0))
-
-        return look
-
-    handles = []
-    for index, layer in enumerate(decoder_layers(model)):
-        handles.append(layer.self_attn.o_proj.register_forward_pre_hook(heads(index)))
-        handles.append(layer.mlp.down_proj.register_forward_pre_hook(channels(index)))
-    handles += [module.register_forward_hook(norm(name)) for name, module in _norms(model).items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def choose(
@@ -275,7 +234,7 @@ def _fold(teacher: LoadedModel, student: Any, keep: Sequence[int], hidden: Seque
     embedding, output = student.get_input_embeddings().weight, student.get_output_embeddings().weight
     with torch.no_grad():
         embedding.mul_(scale)
-        for name, module in _norms(student).items():
+        for name, module in norms(student).items():
             place = re.match(rf"{re.escape(prefix)}(\d+)\.(.*)", name)
             before = measured.energy[f"{prefix}{keep[int(place[1])]}.{place[2]}" if place else name]
             share = float(before[list(hidden)].sum() / before.sum()) if before.sum() > 0 else 1.0
@@ -285,11 +244,6 @@ def _fold(teacher: LoadedModel, student: Any, keep: Sequence[int], hidden: Seque
             offset = _norm_offset(module)
             assert offset is not None
             module.weight.add_(offset).mul_(factor).sub_(offset)
-
-
-def _norms(model: Any) -> dict[str, Any]:
-    """The norms over the hidden width, by name."""
-    return {name: module for name, module in model.named_modules() if name.rsplit(".", 1)[-1] in (*NORMS, "norm")}
 
 
 def _norm_offset(module: Any) -> float | None:

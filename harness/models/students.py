@@ -1,18 +1,15 @@
-"""Student shapes and starts: a smaller model of the teacher's family, with random or with the teacher's own weights.
+"""Student shapes: a smaller model of the teacher's family, with random weights or with whole layers of the teacher's.
 
-Block influence follows ShortGPT (Men et al. 2024, section 3.1): 1 - the mean cosine similarity of a layer's input
-and output. A layer that hardly turns its input is redundant; the student keeps the layers with the highest influence.
-Narrower students that keep the teacher's weights are in `pruning`.
+What the teacher's weights give to a narrower student is in `pruning`.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from harness.config import Shape
 from harness.errors import ConfigError
 from harness.models.load import LoadedModel
-from harness.progress import Report
 
 FIELDS = {  # what the study file calls a width, and what transformers calls it
     "hidden": "hidden_size",
@@ -21,38 +18,6 @@ FIELDS = {  # what the study file calls a width, and what transformers calls it
     "mlp": "intermediate_size",
 }
 PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")  # lists in a configuration with an entry a layer
-
-
-def make_student(
-    teacher: LoadedModel,
-    shape: Shape,
-    start: str,
-    calibration_rows: Sequence[Sequence[int]],
-    seed: int,
-    progress: Report,
-) -> tuple[LoadedModel, dict[str, Any]]:
-    """A student of a shape, with a start of 'scratch', 'teacher-layers' or 'importance', and how it was made.
-
-    `calibration_rows` are token ids on which importance is measured. How: start, layers, the widths, parameters, and
-    where measured or chosen layers_kept, block_influence and importance. Raises ConfigError for a shape that cannot be.
-    """
-    how: dict[str, Any] = {"start": start}
-    if start == "scratch":
-        student = scratch(teacher, shape, seed)
-    elif start == "teacher-layers":
-        have = len(decoder_layers(teacher.model))
-        layers = student_layers(teacher, shape)
-        how["layers_kept"] = layers_by_rule(have, layers, shape.keep or "even")
-        student = from_layers(teacher, how["layers_kept"])
-    else:
-        from harness.models.pruning import prune
-
-        student, measured = prune(teacher, shape, calibration_rows, progress)
-        how |= measured
-    how["layers"] = len(decoder_layers(student.model))
-    how |= {name: getattr(student.model.config, field, None) for name, field in FIELDS.items()}
-    how["parameters"] = sum(parameter.numel() for parameter in student.model.parameters())
-    return student, how
 
 
 def decoder_layers(model: Any) -> Any:
@@ -65,18 +30,13 @@ def decoder_layers(model: Any) -> Any:
     return layers
 
 
-def check_shape(teacher: LoadedModel, layers: int) -> None:
-    """Raise ConfigError unless a student of so many layers can be cut from the teacher."""
-    have = len(decoder_layers(teacher.model))
-    if layers > have:
-        raise ConfigError(f"a student of {layers} layers is larger than its teacher of {have}", hint="ask for fewer")
-
-
 def student_layers(teacher: LoadedModel, shape: Shape) -> int:
     """How many layers the student has: as named, as listed, or the teacher's. Raises ConfigError if more than it."""
     listed = len(shape.keep) if isinstance(shape.keep, tuple) else None
-    layers = shape.layers or listed or len(decoder_layers(teacher.model))
-    check_shape(teacher, layers)
+    have = len(decoder_layers(teacher.model))
+    layers = shape.layers or listed or have
+    if layers > have:
+        raise ConfigError(f"a student of {layers} layers is larger than its teacher of {have}", hint="ask for fewer")
     return layers
 
 
@@ -157,8 +117,12 @@ def check_config(config: Any) -> None:
 
 
 def blank(teacher: LoadedModel, config: Any) -> Any:
-    """A model of the teacher's class, dtype and device, with the random weights of its own initialisation."""
-    return type(teacher.model)(config).to(teacher.model.dtype).to(teacher.model.device).eval()
+    """A model of the teacher's class, dtype and device, with the random weights of its own initialisation.
+
+    Of a teacher without weights (on the meta device) the student is float32, on the processor.
+    """
+    model = type(teacher.model)(config).eval()
+    return model if teacher.model.device.type == "meta" else model.to(teacher.model.device, teacher.model.dtype)
 
 
 def scratch(teacher: LoadedModel, shape: Shape | int, seed: int) -> LoadedModel:
@@ -205,47 +169,6 @@ def decoder_prefix(model: Any) -> str:
     decoder = model.get_decoder()
     name = next(name for name, module in model.named_modules() if module is decoder)
     return f"{name}." if name else ""
-
-
-def block_influence(
-    teacher: LoadedModel, rows: Sequence[Sequence[int]], on_row: Callable[[int], None] = lambda done: None
-) -> list[float]:
-    """Influence of each layer on calibration rows of token ids: 1 - mean cosine of its input and output.
-
-    `on_row` is called with the number of rows done.
-    """
-    import torch
-
-    layers = decoder_layers(teacher.model)
-    cosine = torch.zeros(len(layers), dtype=torch.float64)
-
-    # Hooks see what a layer really puts out; output_hidden_states has the last one behind the final norm.
-    def hook(index: int) -> Callable[..., None]:
-        def compare(module: Any, inputs: Any, output: Any) -> None:
-            after_BTD = output[0] if isinstance(output, tuple) else output
-            similar_BT = torch.nn.functional.cosine_similarity(inputs[0], after_BTD, dim=-1)
-            cosine[index] += similar_BT.double().sum().cpu()
-
-        return compare
-
-    handles = [layer.register_forward_hook(hook(index)) for index, layer in enumerate(layers)]
-    try:
-        with torch.inference_mode():
-            for done, row in enumerate(rows):
-                on_row(done)
-                ids_BT = torch.tensor([list(row)], device=teacher.model.device)
-                teacher.model.get_decoder()(input_ids=ids_BT, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    positions = sum(map(len, rows))
-    return [1 - float(value) / positions for value in cosine]
-
-
-def most_influential(influence: Sequence[float], keep: int) -> list[int]:
-    """Indices of the `keep` highest values (of layers, heads, channels), rising; ties go to the earlier ones."""
-    best = sorted(range(len(influence)), key=lambda index: (-influence[index], index))[:keep]
-    return sorted(best)
 
 
 def layers_by_rule(have: int, layers: int, keep: str | Sequence[int]) -> list[int]:

@@ -9,8 +9,9 @@ from transformers import AutoModelForCausalLM, Olmo2Config, Olmo2ForCausalLM, St
 
 from harness.config import Shape
 from harness.errors import ConfigError
+from harness.models.importance import measure
 from harness.models.load import LoadedModel
-from harness.models.pruning import measure, pick_heads, prune
+from harness.models.pruning import pick_heads, prune
 from harness.models.students import decoder_layers
 from harness.progress import quiet
 from tests.models.families import FAMILIES, family_model, logits

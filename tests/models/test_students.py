@@ -8,18 +8,11 @@ from transformers import AutoModelForCausalLM, OPTConfig, OPTForCausalLM
 
 from harness.config import Shape
 from harness.errors import ConfigError, SourceError
-from harness.models.load import LoadedModel, load_model, quiet_libraries
+from harness.models.importance import block_influence, most_influential
+from harness.models.load import LoadedModel, load_config_only, load_model, quiet_libraries
+from harness.models.pruning import make_student
 from harness.models.sources import model_digest, resolve_model
-from harness.models.students import (
-    block_influence,
-    decoder_layers,
-    from_layers,
-    layers_by_rule,
-    make_student,
-    most_influential,
-    scratch,
-    student_config,
-)
+from harness.models.students import decoder_layers, from_layers, layers_by_rule, scratch, student_config
 from harness.progress import quiet
 from tests.models.families import FAMILIES, family_model, logits
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
@@ -51,6 +44,13 @@ def test_scratch_is_the_seed_alone() -> None:
     two, other = scratch(teacher, 2, 5), scratch(teacher, 2, 6)
     assert torch.equal(logits(one.model), logits(two.model))
     assert not torch.equal(logits(one.model), logits(other.model))
+
+
+def test_scratch_needs_the_shape_of_the_teacher_only(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path)
+    student = scratch(load_config_only(folder), Shape(layers=2, mlp=20), 5)
+    assert torch.equal(logits(student.model), logits(scratch(load_model(folder), Shape(layers=2, mlp=20), 5).model))
+    assert student.model.dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", FAMILIES)
