@@ -34,7 +34,7 @@ class Rule:
         """What enters the softmax, [H, T, T], before anything is masked; H is a multiple of K (groups of queries)."""
         import torch
 
-        query_KGTd = query_HTd.unflatten(0, (key_KTd.shape[0], -1))
+        query_KGTd = query_HTd.reshape(key_KTd.shape[0], -1, *query_HTd.shape[1:])
         score_HTT = (query_KGTd @ key_KTd[:, None].transpose(-1, -2)).flatten(0, 1) * self.scaling
         return score_HTT if self.softcap is None else self.softcap * torch.tanh(score_HTT / self.softcap)
 
@@ -193,21 +193,21 @@ def _one_document(
     import torch
 
     length, groups = query_HTd.shape[1], query_HTd.shape[0] // key_KTd.shape[0]
-    allowed_TT = rule.allowed(length, query_HTd.device) if rule.narrows(length) or rule.softcap is not None else None
     value_HTd = value_KTd.repeat_interleave(groups, dim=0) if groups > 1 else value_KTd
     if rule.softcap is None:
         key_HTd = key_KTd.repeat_interleave(groups, dim=0) if groups > 1 else key_KTd
+        mask_TT = rule.allowed(length, query_HTd.device) if rule.narrows(length) else None
         return torch.nn.functional.scaled_dot_product_attention(
             query_HTd[None],
             key_HTd[None],
             value_HTd[None],
-            attn_mask=None if allowed_TT is None else allowed_TT,
+            attn_mask=mask_TT,
             dropout_p=dropout,
-            is_causal=allowed_TT is None,
+            is_causal=mask_TT is None,
             scale=rule.scaling,
         )[0]
     score_HTT = rule.scores(query_HTd, key_KTd)
-    score_HTT = score_HTT.masked_fill(~allowed_TT, torch.finfo(score_HTT.dtype).min)
+    score_HTT = score_HTT.masked_fill(~rule.allowed(length, score_HTT.device), torch.finfo(score_HTT.dtype).min)
     # The softmax in float32 even where the products are bfloat16, as transformers does.
     wide = torch.promote_types(score_HTT.dtype, torch.float32)
     weight_HTT = score_HTT.softmax(-1, dtype=wide).to(value_HTd.dtype)
