@@ -53,15 +53,11 @@ def write_answers(
     `seeds` holds one seed per chat. `on_token(step, written)` is called after each position with the number of
     tokens written so far over all chats.
     """
-    import torch
-
     if not chats:
         return []
     tokenizer = loaded.tokenizer
     prompts = [encode_prompt(tokenizer, chat, system) for chat in chats]
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    with torch.inference_mode():
-        written, ended = _decode(loaded.model, prompts, generators, sampling, end_of_turn(tokenizer), on_token)
+    written, ended = write_ids(loaded.model, prompts, seeds, sampling, end_of_turn(tokenizer), on_token)
     return [
         Written(
             tokenizer.decode(ids, skip_special_tokens=True).strip(),
@@ -70,6 +66,26 @@ def write_answers(
         )
         for ids, stopped in zip(written, ended, strict=True)
     ]
+
+
+def write_ids(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    end: int,
+    on_token: Callable[[int, int], None] = lambda step, written: None,
+) -> tuple[list[list[int]], list[bool]]:
+    """The tokens that `model` writes behind each prompt of token ids, and for each whether it ended by itself.
+
+    All are decoded together; each has a seed of its own and leaves the batch at the token `end` (not among those
+    returned).
+    """
+    import torch
+
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    with torch.inference_mode():
+        return _decode(model, [list(prompt) for prompt in prompts], generators, sampling, end, on_token)
 
 
 def _decode(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.config import MADE_HERE, Student, Study
 from harness.errors import ConfigError, RunError
@@ -20,6 +20,9 @@ from harness.records import Scenario, read_jsonl, write_atomic
 from harness.resources import data_path, resolve_file
 from harness.rundir import RunDir, Stage, digest, now, read_manifest, sha256_file
 from harness.study_file import load_study
+
+if TYPE_CHECKING:
+    from harness.train.stage import Job
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,11 @@ class Run:
 
     @cached_property
     def teacher_dir(self) -> Path:
+        """The teacher's model directory. Raises RunError for one that is trained here and is not finished yet."""
         from harness.models.sources import resolve_model
 
+        if self.study.teacher.source is None:
+            return self.trained(self.study.teacher.name, "teacher")
         return resolve_model(self.study.teacher.source, Path.cwd(), self.study.teacher.sha256)
 
     @cached_property
@@ -51,9 +57,13 @@ class Run:
             from harness.models.sources import resolve_model
 
             return resolve_model(student.source, Path.cwd(), student.sha256)
+        return self.trained(arm, "student")
+
+    def trained(self, arm: str, role: str) -> Path:
+        """The model directory of an arm that is trained here. Raises RunError when that is not done yet."""
         path = self.dir.arm(arm) / "model"
         if not (self.dir.arm(arm) / "manifest.json").is_file() or not path.is_dir():
-            raise RunError(f"the student {arm!r} is not trained yet", hint="run: viva train STUDY")
+            raise RunError(f"the {role} {arm!r} is not trained yet", hint="run: viva train STUDY")
         return path
 
     def model_digest(self, arm: str) -> str:
@@ -107,23 +117,32 @@ def open_run(study_path: Path, run_path: Path | None = None) -> Run:
 
 
 def train_stage(run: Run, only: Sequence[str] = ()) -> None:
-    """Train every student that is trained here and not finished (`only` names some of them)."""
+    """Train every model that is trained here and not finished, the teacher first (`only` names some students)."""
     for name in only:
         if run.student(name).train is None:
             raise ConfigError(f"the student {name!r} has a source and no train", hint="there is nothing to train")
     from harness.models.sources import resolve_model
-    from harness.train.stage import Job, train_arm
+    from harness.train.stage import Job, teacher_job
 
+    if run.study.teacher.train is not None:
+        corpus = resolve_file(run.study.teacher.train.corpus, Path.cwd())
+        _train(run, teacher_job(run.study, corpus, run.dir.root))
     for student in run.study.student:
         if student.train is None or (only and student.name not in only):
             continue
         start_dir = None if student.start in MADE_HERE else resolve_model(student.start, Path.cwd())
-        job = Job(run.study, student, run.teacher_dir, resolve_file(student.train.corpus, Path.cwd()), start_dir)
-        stage = job.stage(run.dir)
-        with _shown(f"train {student.name}", stage) as progress:
-            if progress:
-                with _failing(stage, now()):
-                    train_arm(job, stage, progress)
+        corpus = resolve_file(student.train.corpus, Path.cwd())
+        _train(run, Job(run.study, student, run.teacher_dir, corpus, run.dir.root, start_dir))
+
+
+def _train(run: Run, job: "Job") -> None:
+    from harness.train.stage import train_arm
+
+    stage = job.stage(run.dir)
+    with _shown(f"train {job.student.name}", stage) as progress:
+        if progress:
+            with _failing(stage, now()):
+                train_arm(job, stage, progress)
 
 
 def bench_stage(run: Run, only: Sequence[str] = ()) -> None:
@@ -172,13 +191,14 @@ def _bench(run: Run, arm: str, stage: Stage, progress: Any) -> None:
     from harness.bench.human_text import human_documents
     from harness.bench.stage import bench_arm
     from harness.corpus import read_corpus
+    from harness.texts import is_text_corpus
     from harness.tune import keep_big_blocks
 
     keep_big_blocks()
     started = now()
     table = run.study.bench
     corpus = bench_corpus(run.study)
-    held_out = read_corpus(corpus)[1][: table.held_out] if corpus else []
+    held_out = read_corpus(corpus)[1][: table.held_out] if corpus and not is_text_corpus(corpus) else []
     documents = human_documents(table.human_documents, table.human_characters) if "words" in table.suites else []
     stage.folder.mkdir(parents=True, exist_ok=True)
     with _failing(stage, started):

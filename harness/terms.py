@@ -109,6 +109,12 @@ class Attention(Table):
     )
     layers: Layers | None = Field(None, description=f"{LAYERS}; default even for scores, the last for relations")
 
+    @model_validator(mode="after")
+    def _no_idle_knob(self) -> "Attention":
+        if self.heads is not None and self.kind == "scores":
+            raise ValueError('heads does nothing with kind = "scores"; it belongs to relations')
+        return self
+
 
 class Embedding(Table):
     """Embedding outputs brought together, through a learnt projection where widths differ."""

@@ -44,6 +44,23 @@ def load_model(directory: Path, dtype: str = "float32") -> LoadedModel:
     return LoadedModel(model.eval(), tokenizer)
 
 
+def load_config_only(directory: Path) -> LoadedModel:
+    """A model without weights (on torch's meta device) and its tokenizer: shape and vocabulary, nothing to run."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        with quiet_libraries(), torch.device("meta"):
+            config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # a damaged file makes these libraries raise many kinds
+        raise SourceError(
+            f"cannot read the shape and tokenizer in {directory}: {error}".splitlines()[0], hint="is it whole?"
+        ) from error
+    return LoadedModel(model.eval(), tokenizer)
+
+
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
     """transformers' own bars and notices off: Viva shows one progress display, its own."""

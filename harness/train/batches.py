@@ -172,8 +172,8 @@ class Batch:
         return logits_NV
 
 
-def to_batch(row: Row, every_token: bool = False) -> Batch:
-    """A row as tensors; with `every_token` all predictable positions are scored, prompts as well."""
+def to_batch(row: Row, every_token: bool = False, device: Any = "cpu") -> Batch:
+    """A row as tensors; with `every_token` all predictable positions of the corpus are scored, prompts as well."""
     import torch
 
     keep: list[int] = []
@@ -181,21 +181,22 @@ def to_batch(row: Row, every_token: bool = False) -> Batch:
     kinds: list[int] = []
     start = 0
     for document in row.documents:
-        places = range(len(document.ids) - 1) if every_token else document.scored
+        whole = every_token and document.kind == "corpus"
+        places = range(len(document.ids) - 1) if whole else document.scored
         keep += [start + index for index in places]
         taught += [document.target[index + 1] for index in places]
         kinds += [KINDS.index(document.kind)] * len(places)
         start += len(document.ids)
-    ids_T = torch.tensor(row.ids)
-    keep_N = torch.tensor(keep, dtype=torch.long)
+    ids_T = torch.tensor(row.ids, device=device)
+    keep_N = torch.tensor(keep, dtype=torch.long, device=device)
     return Batch(
         row=row,
         ids_1T=ids_T[None],
-        position_1T=torch.cat([torch.arange(length) for length in row.lengths])[None],
+        position_1T=torch.cat([torch.arange(length, device=device) for length in row.lengths])[None],
         keep_N=keep_N,
         label_N=ids_T[keep_N + 1],
-        taught_N=torch.tensor(taught, dtype=torch.bool),
-        kind_N=torch.tensor(kinds, dtype=torch.long),
+        taught_N=torch.tensor(taught, dtype=torch.bool, device=device),
+        kind_N=torch.tensor(kinds, dtype=torch.long, device=device),
     )
 
 

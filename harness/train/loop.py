@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,19 @@ from harness.config import Train
 from harness.errors import TrainingError
 from harness.progress import Report, say
 from harness.records import write_atomic
-from harness.train import checkpoint
+from harness.train import checkpoint, parallel
 from harness.train.batches import Document, Row, pack, to_batch
-from harness.train.divergences import forward_kl
-from harness.train.objective import loss_sums, needs_teacher, weighted
+from harness.train.evaluate import evaluate, figure_of_merit
+from harness.train.objective import Objective, backward_row, counts, heads_of, mean_losses
+from harness.train.on_policy import rewritten
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a training leaves its files, and what names it: a checkpoint of another key is never resumed."""
+
+    folder: Path
+    key: str
 
 
 def train(
@@ -27,95 +36,124 @@ def train(
     steps: Sequence[Sequence[Row]],
     held_out: Sequence[Document],
     config: Train,
+    objective: Objective,
+    place: Place,
     *,
-    folder: Path,
-    key: str,
     seed: int,
-    precision: str,
-    vocabulary: int,
+    end_of_turn: int,
     progress: Report,
 ) -> dict[str, Any]:
     """Train `student` in place over the planned `steps` and return a summary.
 
-    `teacher` may be None when no term needs it; its weights never change and it gets no gradient. `folder` receives
-    metrics.jsonl and checkpoints/; `key` names this very training, so that a checkpoint of another is never resumed.
-    `vocabulary` is the number of tokens that the shared tokenizer knows. Raises TrainingError at the `bad_steps`-th
-    loss or gradient that is not finite, and KeyboardInterrupt after the running step, with a checkpoint, when the
-    user presses Ctrl-C.
+    `teacher` may be None when no term needs it or a cache serves; its weights never change and it gets no gradient.
+    `place` receives metrics.jsonl and checkpoints/. With several processes each takes its share of a step's rows, and
+    the step is the same as with one. Raises TrainingError at the `bad_steps`-th loss or gradient that is not finite,
+    and KeyboardInterrupt after the running step, with a checkpoint, when the user presses Ctrl-C.
     """
     import torch
 
     torch.manual_seed(seed)
+    device = next(student.parameters()).device
     student.train()
-    optimizer = make_optimizer(student, config)
+    learner = parallel.learner(student, objective.layers)
+    optimizer = make_optimizer(learner, config)
+    heads = (None, None) if learner.sharded else heads_of(student, teacher, objective.chunk)
+    if objective.chunk and heads[0] is None:
+        say("the student's own forward pass computes the logits, all at once (its head cannot be taken apart)")
     first = 0
-    saved = checkpoint.load(folder / "checkpoints", key)
+    saved = checkpoint.load(place.folder / "checkpoints", place.key)
     if saved:
-        student.load_state_dict(saved.model)
-        optimizer.load_state_dict(saved.optimizer)
-        torch.set_rng_state(saved.rng)
-        first = saved.step
+        first = saved.restore(learner, optimizer)
         say(f"continuing after step {first} of {len(steps)}")
-    log = MetricsLog(folder / "metrics.jsonl", first)
+    log = MetricsLog(place.folder / "metrics.jsonl", first, config.track)
     watched = pack(held_out[: config.evaluate_chats], config.row_tokens)
-    teacher_logits = teacher if needs_teacher(config.terms) else None
-    tokens = sum(len(row.ids) for step in steps[:first] for row in step)
-    fresh_tokens, bad, begun = 0, 0, time.monotonic()
+    tokens, spent = int(log.last.get("tokens", 0)), float(log.last.get("seconds", 0.0))
+    fresh_tokens, bad, begun, why = 0, 0, time.monotonic(), "tokens"
+    merit = figure_of_merit(log.lines)
     if first == 0:
-        log.write({"step": 0, "tokens": 0, "eval": evaluate(student, teacher, watched, precision, vocabulary)})
+        log.write({"step": 0, "tokens": 0, "eval": evaluate(student, teacher, watched, objective, heads)})
 
     with stop_after_step() as asked:
         for index in range(first, len(steps)):
-            step = steps[index]
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(index, len(steps), config)
-            learnt = sum(row.learnt for row in step)
-            losses = {"loss": 0.0}
-            for row in step:
-                with forward_precision(precision):
-                    sums = loss_sums(student, teacher_logits, to_batch(row), config.terms, vocabulary)
-                # Dividing by the step's total makes 8 accumulated rows of 1 the same as one of 8.
-                loss = weighted(sums, config.terms) / learnt
-                loss.backward()
-                losses["loss"] += float(loss.detach())
-                for name, value in sums.items():
-                    losses[name] = losses.get(name, 0.0) + float(value.detach()) / learnt
-            norm = float(torch.nn.utils.clip_grad_norm_(student.parameters(), config.clip))
+            mine = parallel.share(steps[index])
+            rows = rewritten(mine, index, student, config.terms.on_policy, seed=seed, end=end_of_turn)
+            totals = parallel.add_up(*(counts(row, config.terms) for row in rows))
+            parts = []
+            for row in rows:
+                batch = to_batch(row, objective.every_token and not row.on_policy, device)
+                parts.append(backward_row(student, teacher, batch, objective, totals, heads))
+            learner.add_up_gradients()
+            losses = mean_losses([parallel.add_up(*parts)], config.terms)
+            norm = learner.clip(config.clip)
             finite = math.isfinite(losses["loss"]) and math.isfinite(norm)
             if finite:
                 optimizer.step()
             else:
                 bad += 1
-                error = _not_finite(index, losses["loss"], norm, folder, step)
+                error = _not_finite(index, losses["loss"], norm, place.folder, steps[index])
                 if bad >= config.bad_steps:
                     raise error
                 say(f"{error.what}; skipped, {bad} of {config.bad_steps} that stop the training")
+            # Zeros in place: freeing the gradients would hand their memory back to the kernel at each step.
             optimizer.zero_grad(set_to_none=False)
 
-            tokens += sum(len(row.ids) for row in step)
-            fresh_tokens += sum(len(row.ids) for row in step)
-            rate = fresh_tokens / (time.monotonic() - begun)
+            taken = parallel.add_up({"tokens": sum(len(row.ids) for row in rows)})["tokens"]
+            tokens, fresh_tokens = tokens + int(taken), fresh_tokens + int(taken)
+            seconds = time.monotonic() - begun
             line: dict[str, Any] = {"step": index + 1, "tokens": tokens, "lr": optimizer.param_groups[0]["lr"]}
             line |= {**losses, "grad_norm": norm} if finite else {"skipped": True}
-            line["tokens_per_s"] = round(rate, 1)
+            line |= {"tokens_per_s": round(fresh_tokens / seconds, 1), "seconds": round(spent + seconds, 2)}
+            line |= {
+                "memory_mb": parallel.memory_mb(),
+                "left_s": round(seconds / (index + 1 - first) * (len(steps) - index - 1)),
+            }
             last = index + 1 == len(steps)
+            if config.minutes is not None and parallel.any_of(spent + seconds >= 60 * config.minutes) and not last:
+                last, why = True, "minutes"
             if (index + 1) % config.evaluate_every == 0 or last:
-                line["eval"] = evaluate(student, teacher, watched, precision, vocabulary)
+                line["eval"] = evaluate(student, teacher, watched, objective, heads)
+                merit = merit.after(index + 1, line["eval"])
+                if merit.best_step == index + 1 and config.keep == "best":
+                    checkpoint.save_weights(place.folder / "checkpoints" / "best", learner)
+                if config.patience is not None and merit.waited >= config.patience and not last:
+                    last, why = True, "patience"
             log.write(line)
-            progress(index + 1, len(steps), f"loss {losses['loss']:.3f}, {rate:.0f} tokens/s")
-            if asked.is_set() or ((index + 1) % config.checkpoint_every == 0 and not last):
-                checkpoint.save(folder / "checkpoints", index + 1, student, optimizer, key)
-            if asked.is_set():
+            progress(index + 1, len(steps), _note(line))
+            stopping = parallel.any_of(asked.is_set())
+            if stopping or ((index + 1) % config.checkpoint_every == 0 and not last):
+                checkpoint.save(place.folder / "checkpoints", index + 1, learner, optimizer, place.key)
+            if stopping:
                 raise KeyboardInterrupt
+            if last:
+                break
+    if config.keep == "best":
+        checkpoint.load_weights(place.folder / "checkpoints" / "best", learner)
     student.eval()
-    return {"steps": len(steps), "tokens": tokens, "last": log.last, "seconds": round(time.monotonic() - begun, 1)}
+    kept = merit.best_step if config.keep == "best" else int(log.last["step"])
+    return {
+        "steps": int(log.last["step"]),
+        "tokens": tokens,
+        "ended_by": why,
+        "kept_step": kept,
+        "last": log.last,
+        "kept": merit.at.get(kept, {}),
+        "seconds": round(spent + time.monotonic() - begun, 1),
+    }
 
 
-def make_optimizer(student: Any, config: Train) -> Any:
+def _note(line: dict[str, Any]) -> str:
+    """One step in words, for the progress display."""
+    terms = [f"{name} {line[name]:.3f}" for name in ("loss", "kd", "ce") if name in line]
+    return ", ".join([*terms, f"{line['tokens_per_s']:.0f} tokens/s", f"{line['memory_mb'] / 1000:.1f} GB"])
+
+
+def make_optimizer(learner: parallel.Learner, config: Train) -> Any:
     """AdamW; weight decay on matrices only, as is usual: norms and biases stay free."""
     import torch
 
-    trainable = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    trainable = list(learner.trainable().values())
     groups = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
@@ -133,48 +171,15 @@ def learning_rate(index: int, total: int, config: Train) -> float:
     return config.lr * (config.final_lr + (1 - config.final_lr) * falling)
 
 
-@contextmanager
-def forward_precision(precision: str) -> Iterator[None]:
-    """The forward pass in bfloat16 where asked; weights, their gradients and the losses stay in float32."""
-    import torch
-
-    if precision == "bfloat16":
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            yield
-    else:
-        yield
-
-
-def evaluate(student: Any, teacher: Any, rows: Sequence[Row], precision: str, vocabulary: int) -> dict[str, float]:
-    """Perplexity on held-out chats and, where a teacher is given, KL(teacher || student) in nats per token and the
-    share of tokens at which both find the same one likeliest."""
-    import torch
-
-    nll, kl, same, learnt = 0.0, 0.0, 0, 0
-    training = student.training
-    student.eval()
-    with torch.inference_mode(), forward_precision(precision):
-        for row in rows:
-            batch = to_batch(row)
-            student_logp_NV = batch.logits(student).float()[:, :vocabulary].log_softmax(-1)
-            nll -= float(student_logp_NV.gather(1, batch.label_N[:, None]).sum())
-            if teacher is not None:
-                teacher_logp_NV = batch.logits(teacher).float()[:, :vocabulary].log_softmax(-1)
-                kl += float(forward_kl(student_logp_NV, teacher_logp_NV).sum())
-                same += int((student_logp_NV.argmax(-1) == teacher_logp_NV.argmax(-1)).sum())
-            learnt += len(batch.label_N)
-    student.train(training)
-    found = {"perplexity": math.exp(min(nll / learnt, 700.0))}
-    return found | ({"kl": kl / learnt, "top1": same / learnt} if teacher is not None else {})
-
-
 class MetricsLog:
-    """metrics.jsonl: one line a step. Lines after the step that a run resumes from are dropped."""
+    """metrics.jsonl: one line a step. Lines after the step that a run resumes from are dropped.
 
-    def __init__(self, path: Path, resumed_at: int):
+    The main process writes it, and tells the trackers that the study names.
+    """
+
+    def __init__(self, path: Path, resumed_at: int, track: Sequence[str] = ()):
         self.path = path
-        self.last: dict[str, Any] = {}
-        kept = []
+        self.lines: list[dict[str, Any]] = []
         if resumed_at and path.exists():
             for text in path.read_text().splitlines():
                 try:
@@ -182,13 +187,25 @@ class MetricsLog:
                 except ValueError:
                     continue  # the last line of a killed run
                 if line["step"] <= resumed_at:
-                    kept.append(text)
-        path.write_text("".join(text + "\n" for text in kept))
+                    self.lines.append(line)
+        if parallel.main():
+            write_atomic(path, "".join(json.dumps(line) + "\n" for line in self.lines))
+        self.trackers = parallel.trackers(track, path.parent) if parallel.main() else []
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return self.lines[-1] if self.lines else {}
 
     def write(self, line: dict[str, Any]) -> None:
-        self.last = line
+        self.lines.append(line)
+        if not parallel.main():
+            return
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
+        flat = {name: value for name, value in line.items() if isinstance(value, int | float) and name != "step"}
+        flat |= {f"eval/{name}": value for name, value in line.get("eval", {}).items()}
+        for tracker in self.trackers:
+            tracker.log(flat, step=line["step"])
 
 
 @contextmanager
@@ -213,10 +230,14 @@ def stop_after_step() -> Iterator[threading.Event]:
             signal.signal(number, old)
 
 
+def _plain(row: Row) -> dict[str, Any]:
+    return {"ids": row.ids, "target": row.target, "lengths": row.lengths}
+
+
 def _not_finite(index: int, loss: float, norm: float, folder: Path, step: Sequence[Row]) -> TrainingError:
     """The error of a step that is not finite; its rows are saved for a look."""
     look = folder / f"bad-step-{index + 1}.json"
-    write_atomic(look, json.dumps({"step": index + 1, "rows": [asdict(row) for row in step]}) + "\n")
+    write_atomic(look, json.dumps({"step": index + 1, "rows": [_plain(row) for row in step]}) + "\n")
     last = checkpoint.latest(folder / "checkpoints")
     kept = f"the checkpoint of step {checkpoint.step_of(last)} is kept" if last else "there is no checkpoint yet"
     return TrainingError(

@@ -1,4 +1,4 @@
-"""The train stage for one arm: build the student, train it, leave an ordinary model directory."""
+"""The train stage for one arm: build the model, train it, leave an ordinary model directory."""
 
 import shutil
 from dataclasses import dataclass
@@ -6,136 +6,281 @@ from pathlib import Path
 from typing import Any
 
 from harness.chat import seed_for
-from harness.config import Student, Study
-from harness.corpus import read_corpus
-from harness.errors import TrainingError
-from harness.models.chat_format import encode_document
-from harness.models.load import LoadedModel, load_model, quiet_libraries
+from harness.config import MADE_HERE, Student, Study, Train
+from harness.errors import ConfigError, TrainingError
+from harness.licences import check_licence
+from harness.models.chat_format import end_of_turn
+from harness.models.fresh import fresh_model, train_tokenizer
+from harness.models.load import LoadedModel, load_config_only, load_model, quiet_libraries
+from harness.models.lora import adapt, merge
+from harness.models.pruning import make_student
 from harness.models.sources import model_digest
-from harness.models.students import (
-    block_influence,
-    check_shape,
-    decoder_layers,
-    from_layers,
-    layers_by_rule,
-    most_influential,
-    scratch,
-)
 from harness.progress import Report, say
 from harness.records import dump_json
-from harness.resources import staging
-from harness.rundir import RunDir, Stage, now, sha256_file
+from harness.resources import resolve_file, staging
+from harness.rundir import RunDir, Stage, digest, now, sha256_file
+from harness.texts import read_text_corpus
 from harness.train import checkpoint
-from harness.train.batches import Document, plan_digest, plan_steps
-from harness.train.loop import train
-from harness.train.objective import check_vocabularies, vocabulary_size
+from harness.train.batches import Row, plan_digest, plan_steps
+from harness.train.cached import Served, serve_from_cache
+from harness.train.cross import Shared, shared_tokens
+from harness.train.layers import LayerTerms
+from harness.train.loop import Place, train
+from harness.train.material import Material, material, text_material
+from harness.train.objective import LAYER_TERMS, Objective, check_vocabularies, vocabulary_size
 from harness.tune import keep_big_blocks
 
-CALIBRATION_CHATS = 24  # chats of the training part on which block influence is measured
+CALIBRATION_CHATS = 24  # documents of the training part on which importance is measured
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a student's training is made of: part of the stage's key, so that any change trains anew."""
+    """What an arm's training is made of: part of the stage's key, so that any change trains anew.
+
+    `teacher_dir` is None for the teacher that is trained here itself. `work` holds what students share: the cache of
+    the teacher and its texts.
+    """
 
     study: Study
     student: Student
-    teacher_dir: Path
+    teacher_dir: Path | None
     corpus: Path
+    work: Path
     start_dir: Path | None = None  # of a student that goes on from a model of its own
 
+    @property
+    def config(self) -> Train:
+        assert self.student.train is not None
+        return self.student.train
+
     def stage(self, run: RunDir) -> Stage:
-        config = self.student.model_dump(mode="json", exclude={"name", "source", "sha256", "control_of"})
+        config = self.student.model_dump(mode="json", exclude={"name", "source", "sha256", "control_of", "pool"})
         config["train"].pop("corpus")
-        for habit in ("checkpoint_every",):  # may change without changing what comes out
+        for habit in ("checkpoint_every", "track"):  # may change without changing what comes out
             config["train"].pop(habit)
-        config |= {"seed": self.study.seed, "system": self.study.system}
-        inputs = {"teacher": model_digest(self.teacher_dir), "corpus": sha256_file(self.corpus)}
+        config |= {"seed": self.study.seed, "student_seed": self.student.seed, "system": self.study.system}
+        inputs = {"corpus": sha256_file(self.corpus)}
+        if self.teacher_dir:
+            inputs["teacher"] = self.teacher_digest
+        else:
+            config["vocabulary"] = self.study.teacher.vocabulary
         if self.start_dir:
             inputs["start"] = model_digest(self.start_dir)
+        explanations = self.config.terms.explanations
+        if explanations is not None and explanations.weight:
+            inputs["systems"] = sha256_file(resolve_file(explanations.systems, Path.cwd()))
         return Stage(f"train/{self.student.name}", run.arm(self.student.name), config, inputs)
+
+    @property
+    def teacher_digest(self) -> str:
+        """What identifies the teacher: its files, and the server that answers for it where there is one."""
+        assert self.teacher_dir is not None
+        table = self.study.teacher
+        files = model_digest(self.teacher_dir)
+        return digest([files, table.endpoint, table.model]) if table.endpoint else files
+
+    def own_seed(self, what: str) -> int:
+        """A seed for one part of the training; arms with the same `seed` share it."""
+        return seed_for(self.study.seed, what, *([self.student.seed] if self.student.seed is not None else []))
+
+
+def teacher_job(study: Study, corpus: Path, work: Path) -> Job:
+    """The job of the teacher that is trained here: a student of random weights, with nobody to learn from."""
+    table = study.teacher
+    arm = Student(name=table.name, shape=table.shape, start="scratch", train=table.train)
+    return Job(study, arm, None, corpus, work)
 
 
 def train_arm(job: Job, stage: Stage, progress: Report) -> dict[str, Any]:
-    """Train one student and leave arms/<arm>/{model/, metrics.jsonl, manifest.json}; returns the manifest."""
+    """Train one arm and leave arms/<arm>/{model/, metrics.jsonl, manifest.json}; returns the manifest."""
     started = now()
     stage.folder.mkdir(parents=True, exist_ok=True)
-    config = job.student.train
-    assert config is not None
+    config = job.config
     tuned = keep_big_blocks()
-    progress(0, 0, "loading the teacher")
-    teacher = load_model(job.teacher_dir)
-    for parameter in teacher.model.parameters():
-        parameter.requires_grad_(False)
-    chats, held_out_chats = read_corpus(job.corpus)
-    documents = [encode_document(teacher.tokenizer, chat, job.study.system) for chat in chats]
-    held_out = [encode_document(teacher.tokenizer, chat, job.study.system) for chat in held_out_chats]
-    student, how = build_student(job, teacher, documents, progress)
-    check_vocabularies(teacher.tokenizer, student.tokenizer)
+    notes = licence_notes(job)
+    progress(0, 0, "loading the teacher" if job.teacher_dir else "making a tokenizer and a model")
+    student, teacher, stuff, how = prepare(job, progress)
     steps = plan_steps(
-        documents,
+        stuff.documents,
         tokens=config.tokens,
         row_tokens=config.row_tokens,
         accumulate=config.accumulate,
-        seed=seed_for(job.study.seed, "order"),
+        seed=job.own_seed("order"),
     )
     precision = choose_precision(config.precision)
     say(
-        f"{job.student.name}: {how['parameters'] / 1e6:.0f}M parameters, {len(steps)} steps, {precision} forward"
+        f"{job.student.name}: {how['parameters'] / 1e6:.1f}M parameters, {len(steps)} steps, {precision} forward"
         + (", allocator keeps big blocks" if tuned else "")
     )
+    served = serve(job, teacher, student, steps, stuff, precision, progress)
+    objective = Objective(
+        terms=config.terms,
+        vocabulary=vocabulary_size((teacher or student).tokenizer),
+        chunk=config.chunk_tokens,
+        precision=precision,
+        layers=layer_terms(job, student, teacher, how),
+        cache=served.cache,
+        shared=shared_of(job, student, teacher),
+    )
+    if config.gradient_checkpointing:
+        student.model.activation_checkpointing_enable()
     summary = train(
         student.model,
-        teacher.model,
+        teacher.model if teacher and not job.study.teacher.endpoint else None,
         steps,
-        held_out,
+        stuff.held_out,
         config,
-        folder=stage.folder,
-        key=stage.key,
-        seed=seed_for(job.study.seed, "train"),
-        precision=precision,
-        vocabulary=vocabulary_size(teacher.tokenizer),
+        objective,
+        Place(stage.folder, stage.key),
+        seed=job.own_seed("train"),
+        end_of_turn=end_of_turn(student.tokenizer),
         progress=progress,
     )
+    if config.lora:
+        student = LoadedModel(merge(student.model), student.tokenizer)
     model_dir = stage.folder / "model"
-    save_model(student, model_dir, model_card(job, how, summary))
+    save_model(student, model_dir, model_card(job, how, summary, notes))
     manifest = stage.finish(
         [*model_dir.iterdir(), stage.folder / "metrics.jsonl"],
         started,
         student=how,
-        training={**summary, "precision": precision, "plan": plan_digest(steps), "allocator_tuned": tuned},
+        licence_notes=notes,
+        training={
+            **summary,
+            "precision": precision,
+            "plan": plan_digest(steps),
+            "allocator_tuned": tuned,
+            **served.facts,
+        },
     )
     checkpoint.clear(stage.folder / "checkpoints")
     return manifest
 
 
-def build_student(
-    job: Job, teacher: LoadedModel, documents: list[Document], progress: Report
-) -> tuple[LoadedModel, dict[str, Any]]:
-    """The untrained student and the facts of its making (layers kept, measured influence, parameters)."""
-    how: dict[str, Any] = {"start": job.student.start}
-    if job.start_dir:
-        student = load_model(job.start_dir)
+def shared_of(job: Job, student: LoadedModel, teacher: LoadedModel | None) -> Shared | None:
+    """Which tokens of two tokenizers the term uld compares by name; None without the term."""
+    uld = job.config.terms.uld
+    if teacher is None or uld is None or not uld.weight:
+        return None
+    return shared_tokens(student.tokenizer, teacher.tokenizer, uld.aligned)
+
+
+def licence_notes(job: Job) -> list[str]:
+    """What the teacher's licence has to say of this training. Raises ConfigError where it forbids it as it stands."""
+    if job.teacher_dir is None:
+        return []
+    notes = check_licence(job.study.teacher.licence, job.study.purpose)
+    for note in notes:
+        say(note)
+    return notes
+
+
+def prepare(job: Job, progress: Report) -> tuple[LoadedModel, LoadedModel | None, Material, dict[str, Any]]:
+    """The untrained student, its teacher (None for the teacher itself), what it learns on, and how it was made."""
+    config = job.config
+    if job.teacher_dir is None:
+        assert job.study.teacher.vocabulary is not None
+        assert job.student.shape is not None
+        texts, _ = read_text_corpus(job.corpus, config.text_column, config.group_column, config.texts)
+        tokenizer = train_tokenizer((text.text for text in texts), job.study.teacher.vocabulary)
+        student = fresh_model(tokenizer, job.student.shape, job.own_seed("start"))
+        how = {"start": "scratch", "layers": job.student.shape.layers, "vocabulary": len(tokenizer)}
+        how["parameters"] = sum(parameter.numel() for parameter in student.model.parameters())
+        return student, None, text_material(job.corpus, config, tokenizer), how
+    teacher = (load_config_only if job.study.teacher.endpoint else load_model)(job.teacher_dir)
+    check_teacher_can(job)
+    for parameter in teacher.model.parameters():
+        parameter.requires_grad_(False)
+    started = load_model(job.start_dir) if job.start_dir else None
+    tokenizer = (started or teacher).tokenizer
+    stuff = material(
+        job.corpus,
+        config,
+        tokenizer,
+        teacher,
+        job.teacher_digest,
+        texts=job.work / "teacher-text",
+        system=job.study.system,
+        seed=job.study.seed,
+        progress=progress,
+    )
+    if started:
+        student, how = started, {"start": job.student.start}
+        how["parameters"] = sum(parameter.numel() for parameter in started.model.parameters())
     else:
         assert job.student.shape is not None
-        layers = job.student.shape.layers
-        check_shape(teacher, layers)
-        if job.student.start == "scratch":
-            student = scratch(teacher, layers, seed_for(job.study.seed, "start"))
-        elif job.student.start == "teacher-layers":
-            have = len(decoder_layers(teacher.model))
-            how["layers_kept"] = layers_by_rule(have, layers, job.student.shape.keep or "even")
-            student = from_layers(teacher, how["layers_kept"])
-        else:
-            rows = [ids for ids, _ in documents[:CALIBRATION_CHATS]]
-            note = "measuring block influence, chat {} of " + str(len(rows))
-            influence = block_influence(teacher, rows, lambda done: progress(0, 0, note.format(done + 1)))
-            kept = most_influential(influence, layers)
-            how |= {"layers_kept": kept, "block_influence": influence}
-            student = from_layers(teacher, kept)
-    how["layers"] = len(decoder_layers(student.model))
-    how["parameters"] = sum(parameter.numel() for parameter in student.model.parameters())
-    return student, how
+        rows = [document.ids for document in stuff.documents[:CALIBRATION_CHATS]]
+        student, how = make_student(
+            teacher, job.student.shape, job.student.start, rows, job.own_seed("start"), progress
+        )
+    if config.terms.weights.keys() & {"kd", "on_policy", *LAYER_TERMS}:
+        check_vocabularies(teacher.tokenizer, student.tokenizer)
+    if config.lora:
+        if config.terms.weights.keys() == {"embedding"}:
+            raise ConfigError("train.lora freezes the embeddings, and embedding is the only term", hint="add another")
+        student = LoadedModel(adapt(student.model, config.lora, job.own_seed("adapters")), student.tokenizer)
+        how["lora"] = config.lora.model_dump(mode="json")
+    return student, teacher, stuff, how
+
+
+def check_teacher_can(job: Job) -> None:
+    """Raise ConfigError when a term needs the teacher's weights and only a server is there."""
+    if not job.study.teacher.endpoint:
+        return
+    weights = job.config.terms.weights
+    if job.student.start in MADE_HERE and job.student.start != "scratch":
+        raise ConfigError(
+            f'start = "{job.student.start}" needs the teacher\'s weights, and teacher.endpoint gives only its words',
+            hint='take start = "scratch", or a source',
+        )
+    if "kd" in weights and job.config.cache is None:
+        raise ConfigError(
+            "a teacher at an endpoint is heard through a cache", hint="add [student.train.cache] with kind and k"
+        )
+    beyond = weights.keys() - {"ce", "kd"}
+    if beyond:
+        raise ConfigError(
+            f"the terms {', '.join(sorted(beyond))} need the teacher's weights, and an endpoint gives only its words",
+            hint="drop them, or give the teacher as a source",
+        )
+
+
+def serve(
+    job: Job,
+    teacher: LoadedModel | None,
+    student: LoadedModel,
+    steps: list[list[Row]],
+    stuff: Material,
+    precision: str,
+    progress: Report,
+) -> Served:
+    """The filled cache of the teacher and the facts of its making; nothing where the study asks for none."""
+    config = job.config
+    if config.cache is None or teacher is None:
+        return Served()
+    if config.terms.kd is None or not config.terms.kd.weight:
+        raise ConfigError("train.cache serves the term kd, and the objective has none", hint="drop one of both")
+    return serve_from_cache(
+        job.work / "teacher-cache",
+        teacher,
+        student,
+        steps,
+        stuff.held_out,
+        config,
+        teacher_digest=job.teacher_digest,
+        table=job.study.teacher,
+        seed=job.study.seed,
+        precision=precision,
+        progress=progress,
+    )
+
+
+def layer_terms(job: Job, student: LoadedModel, teacher: LoadedModel | None, how: dict[str, Any]) -> LayerTerms | None:
+    """The layer-to-layer terms of the objective with their projections, None where there are none."""
+    terms = job.config.terms
+    if teacher is None or not any(name in terms.weights for name in LAYER_TERMS):
+        return None
+    return LayerTerms(student.model, teacher.model, terms, how.get("layers_kept"), job.own_seed("projections"))
 
 
 def choose_precision(wanted: str) -> str:
@@ -147,6 +292,8 @@ def choose_precision(wanted: str) -> str:
 
     if wanted != "auto":
         return wanted
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
     features = torch.backends.cpu.get_cpu_capability()
     capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bfloat16" if features.startswith("AVX512") and capable else "float32"
@@ -171,16 +318,21 @@ def save_model(student: LoadedModel, target: Path, card: str) -> None:
         ) from error
 
 
-def model_card(job: Job, how: dict[str, Any], summary: dict[str, Any]) -> str:
+def model_card(job: Job, how: dict[str, Any], summary: dict[str, Any], notes: list[str]) -> str:
     """README.md of a trained model: how it was made, from which teacher and under which licence."""
     teacher = job.study.teacher
-    terms = dump_json(job.student.train.terms.model_dump(exclude_none=True)) if job.student.train else ""
+    terms = dump_json(job.config.terms.model_dump(exclude_none=True))
     kept = f", teacher layers {how['layers_kept']}" if "layers_kept" in how else ""
+    lines = [
+        f"- teacher: `{teacher.source}` (licence: {teacher.licence or 'not stated'})"
+        if job.teacher_dir
+        else "- trained from random weights, without a teacher",
+        f"- parameters: {how['parameters']:,}; start: {how['start']}{kept}",
+        f"- training: {summary['tokens']:,} tokens in {summary['steps']} steps",
+        *(f"- {note}" for note in notes),
+    ]
     return (
-        f"# {job.student.name}\n\n"
-        f"A student of the study `{job.study.name}`, made with Viva.\n\n"
-        f"- teacher: `{teacher.source}` (licence: {teacher.licence or 'not stated'})\n"
-        f"- shape: {how['layers']} layers, {how['parameters']:,} parameters; start: {how['start']}{kept}\n"
-        f"- training: {summary['tokens']:,} tokens in {summary['steps']} steps\n\n"
-        f"Objective:\n\n```json\n{terms}```\n"
+        f"# {job.student.name}\n\nA model of the study `{job.study.name}`, made with Viva.\n\n"
+        + "\n".join(lines)
+        + f"\n\nObjective:\n\n```json\n{terms}```\n"
     )

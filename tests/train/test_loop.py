@@ -11,19 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch.nn.utils import clip_grad_norm_
 
 from harness.config import Train
 from harness.errors import TrainingError
-from harness.models.chat_format import encode_document
 from harness.models.load import LoadedModel, load_model
 from harness.models.students import from_layers, scratch
 from harness.progress import quiet
 from harness.terms import Ce, Kd, Terms
 from harness.train import checkpoint
-from harness.train.batches import Row, plan_steps
-from harness.train.loop import learning_rate, train
+from harness.train.batches import Row, plan_steps, to_document
+from harness.train.loop import Place, learning_rate, train
+from harness.train.objective import Objective
+from harness.train.parallel import Learner
 from tests.tiny import save_tiny, tiny_chats, tiny_corpus, tiny_model
 
 KD = Terms(kd=Kd())
@@ -36,7 +38,7 @@ def config(terms: Terms = KD, **changes: Any) -> Train:
 
 
 def plan(loaded: LoadedModel, wanted: Train) -> list[list[Row]]:
-    documents = [encode_document(loaded.tokenizer, chat, None) for chat in tiny_chats()]
+    documents = [to_document(loaded.tokenizer, chat, None) for chat in tiny_chats()]
     return plan_steps(
         documents, tokens=wanted.tokens, row_tokens=wanted.row_tokens, accumulate=wanted.accumulate, seed=1
     )
@@ -46,18 +48,17 @@ def run(
     student: LoadedModel, teacher: LoadedModel, folder: Path, wanted: Train, progress: Any = quiet
 ) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
-    held_out = [encode_document(teacher.tokenizer, chat, None) for chat in tiny_chats(4)]
+    held_out = [to_document(teacher.tokenizer, chat, None) for chat in tiny_chats(4)]
     return train(
         student.model,
         teacher.model,
         plan(teacher, wanted),
         held_out,
         wanted,
-        folder=folder,
-        key="k",
+        Objective(wanted.terms, len(teacher.tokenizer), wanted.chunk_tokens),
+        Place(folder, "k"),
         seed=5,
-        precision="float32",
-        vocabulary=len(teacher.tokenizer),
+        end_of_turn=teacher.tokenizer.eos_token_id,
         progress=progress,
     )
 
@@ -72,7 +73,8 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "tokens_per_s"} for line in lines]
+    clocks = ("tokens_per_s", "seconds", "left_s", "memory_mb")
+    return [{name: value for name, value in line.items() if name not in clocks} for line in lines]
 
 
 def test_distillation_brings_the_student_nearer_and_leaves_the_teacher_alone(tmp_path: Path) -> None:
@@ -97,9 +99,8 @@ def test_kd_weight_zero_is_the_control_bit_for_bit(tmp_path: Path) -> None:
 
 def test_eight_rows_at_once_are_eight_accumulated(tmp_path: Path) -> None:
     teacher = tiny_model()
-    document = encode_document(teacher.tokenizer, tiny_chats(1)[0], None)
-    row = Row(tuple(document[0]), tuple(document[1]), (len(document[0]),))
-    joined = Row(row.ids * 8, row.target * 8, row.lengths * 8)
+    document = to_document(teacher.tokenizer, tiny_chats(1)[0], None)
+    row, joined = Row((document,)), Row((document,) * 8)
     gradients = []
     for number, step in enumerate(([joined], [row] * 8)):
         student = from_layers(teacher, [0, 3])
@@ -117,8 +118,9 @@ def test_eight_rows_at_once_are_eight_accumulated(tmp_path: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
             (tmp_path / str(number)).mkdir()
-            train(student.model, teacher.model, [step], [document], config(), folder=tmp_path / str(number),
-                  key="k", seed=1, precision="float32", vocabulary=258, progress=quiet)  # fmt: skip
+            wanted = config()
+            train(student.model, teacher.model, [step], [document], wanted, Objective(wanted.terms, 258),
+                  Place(tmp_path / str(number), "k"), seed=1, end_of_turn=1, progress=quiet)  # fmt: skip
         gradients.append(kept)
     for one, eight in zip(*gradients, strict=True):
         torch.testing.assert_close(one, eight, rtol=1e-3, atol=1e-6)
@@ -160,7 +162,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capsy
     last = checkpoint.latest(tmp_path / "killed" / "checkpoints")
     assert last is not None
     assert checkpoint.step_of(last) == 6
-    (last / "state.pt").write_bytes(b"half a file")
+    (last / "tensors-00001.safetensors").write_bytes(b"half a file")
     resumed = from_layers(teacher, [0, 3])
     run(resumed, teacher, tmp_path / "killed", config())
     assert same(weights(resumed), weights(whole))
@@ -169,7 +171,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capsy
 
 def test_a_checkpoint_of_another_training_is_not_resumed(tmp_path: Path) -> None:
     loaded = tiny_model()
-    checkpoint.save(tmp_path, 4, loaded.model, torch.optim.AdamW(loaded.model.parameters()), "one")
+    checkpoint.save(tmp_path, 4, Learner(loaded.model), torch.optim.AdamW(loaded.model.parameters()), "one")
     assert checkpoint.load(tmp_path, "another") is None
     assert checkpoint.load(tmp_path, "one") is not None
 
@@ -193,7 +195,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
     assert [tuple(row["ids"]) for row in batch["rows"]] == [row.ids for row in plan(teacher, config())[4]]
     saved = checkpoint.load(tmp_path / "checkpoints", "k")
     assert saved is not None
-    assert all(torch.isfinite(tensor).all() for tensor in saved.model.values())
+    assert all(torch.isfinite(tensor).all() for _, tensor in saved.tensors())
 
 
 def test_bad_steps_are_skipped_up_to_the_stated_number_and_logged(
@@ -221,15 +223,15 @@ def test_a_full_disk_while_writing_a_checkpoint_loses_nothing_finished(
 ) -> None:
     teacher = tiny_model()
     student = from_layers(teacher, [0, 3])
-    real = torch.save
+    real = safetensors.torch.save_file
 
-    def full(state: dict[str, Any], path: Path) -> None:
-        if state["step"] == 6:
-            Path(path).write_bytes(b"half")
+    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        if "step-000006" in str(path):
+            path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(state, path)
+        real(tensors, path)
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
     with pytest.raises(TrainingError, match="disk is full") as caught:
         run(student, teacher, tmp_path, config())
     assert "step 3 is kept" in str(caught.value)

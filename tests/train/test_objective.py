@@ -8,8 +8,8 @@ import torch
 from harness.errors import ConfigError
 from harness.models.chat_format import encode_document
 from harness.terms import Ce, Kd, Terms
-from harness.train.batches import Row, pack, plan_digest, plan_steps, scored_positions, to_batch
-from harness.train.objective import check_vocabularies, kd_loss, loss_sums
+from harness.train.batches import Document, Row, pack, plan_digest, plan_steps, scored_positions, to_batch, to_document
+from harness.train.objective import Objective, backward_row, check_vocabularies, counts, kd_loss
 from tests.tiny import tiny_chats, tiny_model, tiny_tokenizer
 
 
@@ -49,9 +49,9 @@ def test_a_high_temperature_tends_to_matching_logits() -> None:
     assert float(got) == pytest.approx(float((centred**2).sum()) / (2 * 6), rel=1e-3)
 
 
-def documents() -> list[tuple[list[int], list[bool]]]:
+def documents() -> list[Document]:
     tokenizer = tiny_tokenizer()
-    return [encode_document(tokenizer, chat, None) for chat in tiny_chats(6)]
+    return [to_document(tokenizer, chat, None) for chat in tiny_chats(6)]
 
 
 def test_only_assistant_tokens_are_learnt() -> None:
@@ -59,7 +59,7 @@ def test_only_assistant_tokens_are_learnt() -> None:
     ids, target = encode_document(tokenizer, tiny_chats(1)[0], "Count.")
     learnt = tokenizer.decode([token for token, wanted in zip(ids, target, strict=True) if wanted])
     assert learnt == "After 0 comes 1.<|im_end|>"
-    batch = to_batch(pack([(ids, target)], 512)[0])
+    batch = to_batch(pack([Document(tuple(ids), tuple(target))], 512)[0])
     assert tokenizer.decode(batch.label_N) == learnt
 
 
@@ -78,7 +78,7 @@ def test_packed_documents_do_not_see_each_other() -> None:
 
 
 def test_no_document_predicts_the_first_token_of_the_next() -> None:
-    row = Row(ids=(1, 2, 3, 4), target=(True, True, True, True), lengths=(2, 2))
+    row = Row((Document((1, 2), (True, True)), Document((3, 4), (True, True))))
     assert scored_positions(row) == [0, 2]
 
 
@@ -94,14 +94,16 @@ def test_the_plan_is_of_the_asked_size_whole_documents_and_one_order() -> None:
 
 def test_a_corpus_with_nothing_to_learn_is_refused() -> None:
     with pytest.raises(ConfigError, match="no assistant token"):
-        plan_steps([([1, 2, 3], [False, False, False])], tokens=10, row_tokens=16, accumulate=1, seed=0)
+        plan_steps([Document((1, 2, 3), (False, False, False))], tokens=10, row_tokens=16, accumulate=1, seed=0)
 
 
 def test_a_term_of_weight_zero_is_not_computed() -> None:
     loaded = tiny_model()
-    batch = to_batch(pack(documents(), 512)[0])
-    sums = loss_sums(loaded.model, None, batch, Terms(kd=Kd(weight=0), ce=Ce(weight=1)), 258)  # no teacher, no error
-    assert set(sums) == {"ce"}
+    row = pack(documents(), 512)[0]
+    terms = Terms(kd=Kd(weight=0), ce=Ce(weight=1))
+    # no teacher, no error
+    parts = backward_row(loaded.model, None, to_batch(row), Objective(terms, 258), counts(row, terms), (None, None))
+    assert set(parts) == {"ce"}
 
 
 def test_the_same_tokenizer_passes_whatever_the_padding_and_another_does_not() -> None:

@@ -1,0 +1,145 @@
+"""From hidden states to losses without the logits: the output matrix, the divergence and their backward pass by chunks.
+
+At a vocabulary of 49,000 the logits of 1,000 tokens are 200 MB, and a loss written plainly keeps half a dozen arrays
+of that size. Here a chunk of positions at a time goes through the output matrix and the loss, and its gradient goes
+back to the hidden states and into the matrix's gradient before the next chunk comes: the arrays stay in the cache of
+the processor, and are freed at once.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Head:
+    """A model's way from its last hidden states to its logits.
+
+    `after` is what the architecture does to the product (soft-capping in Gemma 2, scaling in Cohere and Granite), None
+    where it does nothing.
+    """
+
+    weight_VD: "torch.Tensor"
+    bias_V: "torch.Tensor | None"
+    after: "Callable[[torch.Tensor], torch.Tensor] | None"
+
+    def logits(self, hidden_ND: "torch.Tensor") -> "torch.Tensor":
+        """Logits [N, V] in float32, with the gradients of ordinary autograd."""
+        import torch
+
+        raw_NV = torch.nn.functional.linear(hidden_ND.to(self.weight_VD.dtype), self.weight_VD, self.bias_V)
+        return (self.after(raw_NV) if self.after else raw_NV).float()
+
+
+def head_of(model: Any) -> Head | None:
+    """The head of a causal language model; None where it cannot be taken apart, so that its own forward must do.
+
+    What is taken apart is put to the proof: on a few tokens its logits must be those of the model.
+    """
+    import torch
+
+    linear = model.get_output_embeddings()
+    decoder = _decoder(model)
+    if decoder is None or not isinstance(linear, torch.nn.Linear):
+        return None
+    head = Head(linear.weight, linear.bias, lambda raw_NV: _behind(model, decoder, linear, raw_NV))
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            ids_1T = torch.arange(1, 5, device=linear.weight.device)[None]
+            hidden_TD = decoder(input_ids=ids_1T, use_cache=False).last_hidden_state[0]
+            raw_TV = torch.nn.functional.linear(hidden_TD, linear.weight, linear.bias)
+            wanted_TV = model(input_ids=ids_1T, use_cache=False).logits[0]
+            if torch.allclose(raw_TV, wanted_TV, rtol=1e-4, atol=1e-5):
+                return Head(linear.weight, linear.bias, None)
+            # One position at a time: the chunks must not need each other.
+            found_TV = torch.cat([head.logits(hidden_1D) for hidden_1D in hidden_TD.split(1)])
+            return head if torch.allclose(found_TV, wanted_TV.float(), rtol=1e-4, atol=1e-5) else None
+    except (TypeError, ValueError, AttributeError, RuntimeError, IndexError):
+        return None  # an architecture of another make
+    finally:
+        model.train(training)
+
+
+def _decoder(model: Any) -> Any:
+    """The part of the model below its head, None where there is no such part."""
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    return None if decoder is model else decoder
+
+
+def _behind(model: Any, decoder: Any, linear: Any, raw_NV: "torch.Tensor") -> "torch.Tensor":
+    """What the model's own forward does to the product `raw_NV`: it is run with its other parts taken out."""
+    import torch
+    from transformers.modeling_outputs import BaseModelOutputWithPast
+
+    class Given(torch.nn.Module):
+        def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPast:
+            return BaseModelOutputWithPast(last_hidden_state=raw_NV[None])
+
+    ids_1N = torch.zeros(1, len(raw_NV), dtype=torch.long, device=raw_NV.device)
+    with _swapped(model, decoder, Given()), _swapped(model, linear, torch.nn.Identity()):
+        out_NV: torch.Tensor = model(input_ids=ids_1N, use_cache=False).logits[0]
+    return out_NV
+
+
+@contextlib.contextmanager
+def _swapped(model: Any, module: Any, other: Any) -> Iterator[None]:
+    name = next(name for name, part in model.named_modules() if part is module)
+    parent_name, _, leaf = name.rpartition(".")
+    parent = model.get_submodule(parent_name)
+    parent._modules[leaf] = other
+    try:
+        yield
+    finally:
+        parent._modules[leaf] = module
+
+
+def backward_by_chunks(
+    hidden_ND: "torch.Tensor",
+    head: Head,
+    chunk: int,
+    loss_of: "Callable[[torch.Tensor, int, int], torch.Tensor]",
+) -> "torch.Tensor":
+    """The gradient [N, D] of a loss over positions with respect to `hidden_ND`; that of the head's matrix is added to
+    its `.grad`.
+
+    `loss_of(logits_nV, start, stop)` gives the scalar loss of the positions from start to stop, from their logits in
+    float32. The hidden states' own backward pass is the caller's.
+    """
+    import torch
+
+    weight_VD = head.weight_VD.detach()
+    states_ND = hidden_ND.detach().to(weight_VD.dtype)
+    if torch.is_autocast_enabled(states_ND.device.type):
+        weight_VD = weight_VD.to(torch.get_autocast_dtype(states_ND.device.type))
+        states_ND = states_ND.to(weight_VD.dtype)
+    learnt = head.weight_VD.requires_grad
+    if learnt and head.weight_VD.grad is None:
+        head.weight_VD.grad = torch.zeros_like(head.weight_VD)
+    grad_ND = torch.empty_like(states_ND)
+    for start in range(0, len(states_ND), chunk):
+        stop = min(start + chunk, len(states_ND))
+        raw_nV = states_ND[start:stop] @ weight_VD.T
+        if head.bias_V is not None:
+            raw_nV += head.bias_V.detach().to(raw_nV.dtype)
+        raw_nV.requires_grad_()
+        with torch.enable_grad():
+            loss = loss_of((head.after(raw_nV) if head.after else raw_nV).float(), start, stop)
+        (grad_nV,) = torch.autograd.grad(loss, raw_nV)
+        del loss, raw_nV
+        torch.mm(grad_nV, weight_VD, out=grad_ND[start:stop])
+        if learnt:
+            assert head.weight_VD.grad is not None
+            if grad_nV.dtype == head.weight_VD.grad.dtype:
+                head.weight_VD.grad.addmm_(grad_nV.T, states_ND[start:stop])
+            else:
+                head.weight_VD.grad += grad_nV.T @ states_ND[start:stop]
+        if head.bias_V is not None and head.bias_V.requires_grad:
+            total_V = grad_nV.sum(0, dtype=head.bias_V.dtype)
+            head.bias_V.grad = total_V if head.bias_V.grad is None else head.bias_V.grad + total_V
+    return grad_ND.to(hidden_ND.dtype)
