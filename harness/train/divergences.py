@@ -71,15 +71,21 @@ def akl(student_logp_NV: "torch.Tensor", teacher_logp_NV: "torch.Tensor", head: 
     import torch
 
     with torch.no_grad():
-        teacher_NV = teacher_logp_NV.exp()
-        gap_NV = (teacher_NV - student_logp_NV.exp()).abs()
-        sorted_NV, index_NV = teacher_NV.sort(-1, descending=True)
-        in_head_NV = sorted_NV.cumsum(-1) - sorted_NV < head
-        head_gap_N = (gap_NV.gather(-1, index_NV) * in_head_NV).sum(-1)
-        total_N = gap_NV.sum(-1)
-        share_N = torch.where(total_N > 0, head_gap_N / total_N.clamp(min=torch.finfo(total_N.dtype).tiny), 0.5)
+        share_N = head_share(student_logp_NV.exp(), teacher_logp_NV.exp(), head)
     forward_N = forward_kl(student_logp_NV, teacher_logp_NV)
     return share_N * forward_N + (1 - share_N) * reverse_kl(student_logp_NV, teacher_logp_NV)
+
+
+def head_share(student_NV: "torch.Tensor", teacher_NV: "torch.Tensor", head: float) -> "torch.Tensor":
+    """The share [N] of the L1 distance between two rows of probabilities that lies in the teacher's head."""
+    import torch
+
+    gap_NV = (teacher_NV - student_NV).abs()
+    sorted_NV, index_NV = teacher_NV.sort(-1, descending=True)
+    in_head_NV = sorted_NV.cumsum(-1) - sorted_NV < head
+    head_gap_N = (gap_NV.gather(-1, index_NV) * in_head_NV).sum(-1)
+    total_N = gap_NV.sum(-1)
+    return torch.where(total_N > 0, head_gap_N / total_N.clamp(min=torch.finfo(total_N.dtype).tiny), 0.5)
 
 
 def _mixture(first_logp_NV: "torch.Tensor", second_logp_NV: "torch.Tensor", share: float) -> "torch.Tensor":

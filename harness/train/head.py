@@ -103,13 +103,13 @@ def backward_by_chunks(
     hidden_ND: "torch.Tensor",
     head: Head,
     chunk: int,
-    loss_of: "Callable[[torch.Tensor, int, int], torch.Tensor]",
+    slope_of: "Callable[[torch.Tensor, int, int], torch.Tensor]",
 ) -> "torch.Tensor":
     """The gradient [N, D] of a loss over positions with respect to `hidden_ND`; that of the head's matrix is added to
     its `.grad`.
 
-    `loss_of(logits_nV, start, stop)` gives the scalar loss of the positions from start to stop, from their logits in
-    float32. The hidden states' own backward pass is the caller's.
+    `slope_of(logits_nV, start, stop)` gives the gradient of the loss with respect to the logits of the positions from
+    start to stop, in float32; it may overwrite them. The hidden states' own backward pass is the caller's.
     """
     import torch
 
@@ -127,11 +127,7 @@ def backward_by_chunks(
         raw_nV = states_ND[start:stop] @ weight_VD.T
         if head.bias_V is not None:
             raw_nV += head.bias_V.detach().to(raw_nV.dtype)
-        raw_nV.requires_grad_()
-        with torch.enable_grad():
-            loss = loss_of((head.after(raw_nV) if head.after else raw_nV).float(), start, stop)
-        (grad_nV,) = torch.autograd.grad(loss, raw_nV)
-        del loss, raw_nV
+        grad_nV = _through_after(raw_nV, head, lambda logits_nV: slope_of(logits_nV, start, stop))  # noqa: B023
         torch.mm(grad_nV, weight_VD, out=grad_ND[start:stop])
         if learnt:
             assert head.weight_VD.grad is not None
@@ -143,3 +139,20 @@ def backward_by_chunks(
             total_V = grad_nV.sum(0, dtype=head.bias_V.dtype)
             head.bias_V.grad = total_V if head.bias_V.grad is None else head.bias_V.grad + total_V
     return grad_ND.to(hidden_ND.dtype)
+
+
+def _through_after(
+    raw_nV: "torch.Tensor", head: Head, slope_of: "Callable[[torch.Tensor], torch.Tensor]"
+) -> "torch.Tensor":
+    """The gradient by the product `raw_nV`, back through what the architecture does to it, in the product's type."""
+    import torch
+
+    if head.after is None:
+        with torch.no_grad():
+            return slope_of(raw_nV.float()).to(raw_nV.dtype)
+    raw_nV.requires_grad_()
+    with torch.enable_grad():
+        logits_nV = head.after(raw_nV).float()
+    with torch.no_grad():
+        slope_nV = slope_of(logits_nV.detach().clone())
+    return torch.autograd.grad(logits_nV, raw_nV, slope_nV)[0]

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError
 from harness.models.attention import Seen, packed
-from harness.terms import KNOBS, Divergence, Terms
+from harness.terms import Divergence, Terms
 from harness.train import cross
 from harness.train.batches import KINDS, Batch, Row
 from harness.train.divergences import DIVERGENCES
 from harness.train.head import Head, backward_by_chunks, head_of
 from harness.train.layers import LayerTerms, View
+from harness.train.slopes import coarse_slope, divergence_slope, knobs_of, nll_slope
 
 if TYPE_CHECKING:
     import torch
@@ -79,8 +80,7 @@ def divergence_of(student_logp_NM: "torch.Tensor", teacher_logp_NM: "torch.Tenso
     With `t_squared` the result is multiplied by T² (Hinton et al. 2015, section 2), so that the gradient keeps its
     size as T changes; tools differ in this, so 'temperature 2' alone names no objective.
     """
-    knobs = {name: getattr(table, name) for name in KNOBS.get(table.divergence, ()) if getattr(table, name) is not None}
-    loss_N = DIVERGENCES[table.divergence](student_logp_NM, teacher_logp_NM, **knobs)
+    loss_N = DIVERGENCES[table.divergence](student_logp_NM, teacher_logp_NM, **knobs_of(table))
     return loss_N * table.temperature**2 if table.t_squared else loss_N
 
 
@@ -132,11 +132,14 @@ def backward_row(
     says = ask_teacher(teacher, batch, objective, active, heads[1])
     sums: dict[str, torch.Tensor] = {}
 
-    def token_loss(logits_nV: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        parts = token_sums(logits_nV, start, stop, batch, says, objective, active)
+    def add(parts: Mapping[str, torch.Tensor]) -> None:
         for name, value in parts.items():
             sums[name] = sums.get(name, 0) + value.detach()
-        return _weighted(parts, scale, logits_nV)
+
+    def slope(logits_nV: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        parts, grad_nV = token_slopes(logits_nV, start, stop, batch, says, objective, active, scale)
+        add(parts)
+        return grad_nV
 
     layers = objective.layers if not batch.row.on_policy else None
     seen = Seen()
@@ -156,17 +159,19 @@ def backward_row(
                 teacher_MV = cross.teacher_logits(teacher, batch.row)
             assert objective.terms.uld is not None
             rest["uld"] = cross.uld_sum(logits_MV, teacher_MV, objective.terms.uld.temperature, objective.shared)
-        sums |= {name: value.detach() for name, value in rest.items()}
+        add(rest)
         roots = [_weighted(rest, scale, hidden_TD if hidden_TD is not None else logits_TV)] if rest else []
         if not active.keys() <= rest.keys() and len(batch.keep_N):
             if heads[0]:
                 kept_ND = hidden_TD[batch.keep_N]
                 with forward_precision(objective.precision, batch.ids_1T.device.type):
-                    grad_ND = backward_by_chunks(kept_ND, heads[0], objective.chunk, token_loss)
+                    grad_ND = backward_by_chunks(kept_ND, heads[0], objective.chunk, slope)
                 torch.autograd.backward([kept_ND, *roots], [grad_ND, *([None] * len(roots))])
                 roots = []
             else:
-                roots.append(token_loss(logits_TV[batch.keep_N].float(), 0, len(batch.keep_N)))
+                parts = token_sums(logits_TV[batch.keep_N].float(), batch, says, objective, active)
+                add(parts)
+                roots.append(_weighted(parts, scale, logits_TV))
         if roots:
             torch.stack(roots).sum().backward()
     return {name: float(value) / totals[name] for name, value in sums.items() if totals[name]}
@@ -210,6 +215,32 @@ def ask_teacher(
 
 
 def token_sums(
+    logits_NV: "torch.Tensor", batch: Batch, says: TeacherSays, objective: Objective, active: Mapping[str, int]
+) -> dict[str, "torch.Tensor"]:
+    """The token terms of a row, unweighted and summed, from the student's logits at the scored positions: the plain
+    form, for autograd."""
+    import torch
+
+    found: dict[str, torch.Tensor] = {}
+    for name in ("kd", "on_policy"):
+        if name not in active or not bool(batch.taught_N.any()):
+            continue
+        table: Divergence = getattr(objective.terms, name)
+        logp_NM = (logits_NV[batch.taught_N, : objective.vocabulary] / table.temperature).log_softmax(-1)
+        if name == "kd" and says.coarse is not None:
+            logp_NM, teacher_NM = says.coarse.pair(logp_NM)
+        else:
+            teacher_NV = says.logits(0, len(logp_NM))[:, : objective.vocabulary]
+            teacher_NM = (teacher_NV / table.temperature).log_softmax(-1)
+        found[name] = divergence_of(logp_NM, teacher_NM, table).sum()
+    mine = _nll_terms(active)
+    if mine:
+        nll_N = torch.nn.functional.cross_entropy(logits_NV, batch.label_N, reduction="none")
+        found |= {name: nll_N[batch.kind_N == code].sum() for code, name in mine}
+    return found
+
+
+def token_slopes(
     logits_nV: "torch.Tensor",
     start: int,
     stop: int,
@@ -217,35 +248,49 @@ def token_sums(
     says: TeacherSays,
     objective: Objective,
     active: Mapping[str, int],
-) -> dict[str, "torch.Tensor"]:
-    """The token terms of the positions from `start` to `stop`, unweighted and summed, from the student's logits."""
+    scale: Mapping[str, float],
+) -> tuple[dict[str, "torch.Tensor"], "torch.Tensor"]:
+    """The same for the positions from `start` to `stop`, with the gradient of the weighted objective by the logits in
+    closed form."""
     import torch
 
     found: dict[str, torch.Tensor] = {}
+    grad_nV: torch.Tensor | None = None
+    mine = _nll_terms(active)
+    if mine:
+        kind_n = batch.kind_N[start:stop]
+        weight_n = torch.zeros(len(kind_n), device=logits_nV.device)
+        for code, name in mine:
+            weight_n[kind_n == code] = scale.get(name, 0.0)
+        nll_n, grad_nV = nll_slope(logits_nV, batch.label_N[start:stop], weight_n)
+        found |= {name: nll_n[kind_n == code].sum() for code, name in mine}
     for name in ("kd", "on_policy"):
-        if name not in active:
-            continue
-        table: Divergence = getattr(objective.terms, name)
         taught_n = batch.taught_N[start:stop]
         first = int(batch.taught_N[:start].sum())
         last = first + int(taught_n.sum())
-        if first == last:
+        if name not in active or first == last:
             continue
-        own_nV = logits_nV if bool(taught_n.all()) else logits_nV[taught_n]
-        logp_nV = (own_nV[:, : objective.vocabulary] / table.temperature).log_softmax(-1)
+        table: Divergence = getattr(objective.terms, name)
+        every = last - first == stop - start
+        own_nV = (logits_nV if every else logits_nV[taught_n])[:, : objective.vocabulary]
         if name == "kd" and says.coarse is not None:
-            logp_nM, teacher_nM = says.coarse.rows(first, last).pair(logp_nV)
+            loss_n, slope_nV = coarse_slope(own_nV, says.coarse.rows(first, last), table)
         else:
-            with torch.no_grad():
-                teacher_nV = says.logits(first, last)[:, : objective.vocabulary]
-                logp_nM, teacher_nM = logp_nV, (teacher_nV / table.temperature).log_softmax(-1)
-        found[name] = divergence_of(logp_nM, teacher_nM, table).sum()
-    mine = [(code, NLL_TERMS[kind]) for code, kind in enumerate(KINDS) if NLL_TERMS[kind] in active]
-    if mine:
-        nll_n = torch.nn.functional.cross_entropy(logits_nV, batch.label_N[start:stop], reduction="none")
-        for code, name in mine:
-            found[name] = nll_n[batch.kind_N[start:stop] == code].sum()
-    return found
+            loss_n, slope_nV = divergence_slope(own_nV, says.logits(first, last)[:, : objective.vocabulary], table)
+        found[name] = loss_n.sum()
+        slope_nV.mul_(scale.get(name, 0.0))
+        if grad_nV is None and slope_nV.shape == logits_nV.shape:
+            grad_nV = slope_nV
+        else:
+            grad_nV = torch.zeros_like(logits_nV) if grad_nV is None else grad_nV
+            rows = slice(None) if every else taught_n.nonzero()[:, 0]
+            grad_nV[rows, : objective.vocabulary] += slope_nV
+    return found, torch.zeros_like(logits_nV) if grad_nV is None else grad_nV
+
+
+def _nll_terms(active: Mapping[str, int]) -> list[tuple[int, str]]:
+    """The active cross-entropy terms, each with the code in KINDS of its documents."""
+    return [(code, NLL_TERMS[kind]) for code, kind in enumerate(KINDS) if NLL_TERMS[kind] in active]
 
 
 def _weighted(parts: Mapping[str, "torch.Tensor"], scale: Mapping[str, float], like: "torch.Tensor") -> "torch.Tensor":

@@ -1,5 +1,6 @@
 """The chunked head against the model's own forward and ordinary autograd, with capping and scaling."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -55,6 +56,17 @@ def models() -> dict[str, Any]:
 NAMES = list(models())
 
 
+def slope_of(loss_of: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The gradient of a loss by autograd, as the chunks want it."""
+
+    def slope(logits: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        with torch.enable_grad():
+            logits = logits.detach().requires_grad_()
+            return torch.autograd.grad(loss_of(logits, start, stop), logits)[0]
+
+    return slope
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_head_gives_the_logits_of_the_model_itself(name: str) -> None:
     model = models()[name].eval()
@@ -84,7 +96,7 @@ def test_chunks_give_the_gradients_of_ordinary_autograd(name: str, chunk: int) -
     head = head_of(model)
     assert head is not None
     hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0]
-    hidden.backward(backward_by_chunks(hidden, head, chunk, loss_of))
+    hidden.backward(backward_by_chunks(hidden, head, chunk, slope_of(loss_of)))
     for key, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, wanted[key], rtol=1e-4, atol=1e-5)
 
@@ -95,7 +107,7 @@ def test_a_frozen_matrix_gets_no_gradient() -> None:
     head = head_of(model)
     assert head is not None
     hidden = torch.randn(5, 16, requires_grad=True)
-    grad = backward_by_chunks(hidden, head, 2, lambda logits, start, stop: logits.square().sum())
+    grad = backward_by_chunks(hidden, head, 2, lambda logits, start, stop: 2 * logits)
     torch.testing.assert_close(grad, 2 * (hidden @ head.weight_VD.T @ head.weight_VD).detach())
     assert model.lm_head.weight.grad is None
 
@@ -131,11 +143,11 @@ def test_bfloat16_products_stay_near_float32() -> None:
         assert logits.dtype == torch.float32
         return -logits.log_softmax(-1)[:, 3].sum()
 
-    exact = backward_by_chunks(hidden, head, 4, loss_of)
+    exact = backward_by_chunks(hidden, head, 4, slope_of(loss_of))
     weight_grad = head.weight_VD.grad
     head.weight_VD.grad = None
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        near = backward_by_chunks(hidden, head, 4, loss_of)
+        near = backward_by_chunks(hidden, head, 4, slope_of(loss_of))
     assert near.dtype == torch.float32
     torch.testing.assert_close(near, exact, rtol=0.1, atol=0.1)
     torch.testing.assert_close(head.weight_VD.grad, weight_grad, rtol=0.1, atol=0.1)
