@@ -1,9 +1,9 @@
 """Several processes at one training: who takes which rows, and how their gradients become one step.
 
-Started by `accelerate launch` (or torchrun, or mpirun); without it there is one process, and everything here is a
-formality. A step's rows are dealt to the processes and the gradients added up, so the order of tokens and the step are
-those of one process. A process that ends with an error is seen by the launcher, which ends the others: within seconds
-by SIGTERM, after half a minute by SIGKILL.
+Started by `accelerate launch`; without it there is one process, and everything here is a formality. A step's rows are
+dealt to the processes and the gradients added up, so the order of tokens and the step are those of one process. A
+process that ends with an error is seen by the launcher, which ends the others: by SIGTERM, after half a minute by
+SIGKILL.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ def start() -> None:
     told = os.environ.get
     if max(int(told(name, "1")) for name in SIZES) < 2:
         if told("ACCELERATE_USE_CPU", "").lower() == "true" and told("MASTER_ADDR"):
-            say("accelerate launch --cpu starts a single process; for several: torchrun --nproc-per-node N -m ...")
+            say("accelerate launch --cpu starts a single process; several: ACCELERATE_USE_CPU=true and --multi_gpu")
         return
     import torch
 
