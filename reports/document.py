@@ -75,6 +75,13 @@ def _looks(source: Source, people: dict[str, Any] | None) -> list[dict[str, Any]
 
 def _study_warnings(source: Source, people: dict[str, Any] | None) -> list[dict[str, Any]]:
     said: list[dict[str, Any]] = []
+    trained = {arm: stages["train"] for arm, stages in source.manifests.items() if "train" in stages}
+    said += [{"code": "licence", "note": note} for note in _distinct(trained, "licence_notes")]
+    for arm, manifest in trained.items():
+        cache = (manifest.get("training") or {}).get("cache") or {}
+        if cache.get("bias"):
+            said.append({"code": "coarse_cache", "arm": arm, **{key: cache.get(key) for key in ("kind", "k", "draws")},
+                         **cache["bias"]})  # fmt: skip
     scores = source.scores.get(source.teacher, [])
     if suites := [f"{score['suite']} ({score['metric']})" for score in scores if at_chance(score)]:
         said.append({"code": "teacher_at_chance", "suites": suites})
@@ -84,6 +91,11 @@ def _study_warnings(source: Source, people: dict[str, Any] | None) -> list[dict[
         at = source.looks[0]["ratings"]
         said.append({"code": "looked_before", "at": at, "later": people["n"]["ratings"] - at})
     return said
+
+
+def _distinct(manifests: dict[str, dict[str, Any]], key: str) -> list[str]:
+    """The notes that stand under `key` in any of the manifests, each once."""
+    return list(dict.fromkeys(note for manifest in manifests.values() for note in manifest.get(key) or []))
 
 
 def _provenance(source: Source) -> list[dict[str, Any]]:

@@ -7,9 +7,21 @@ from typing import Any
 
 from reports.compare import cost
 from reports.load import Source
-from reports.numbers import NBSP, fraction_text, joined, of_teacher, p_value, percent, plural, signed, span, times
+from reports.numbers import (
+    NBSP,
+    fraction_text,
+    joined,
+    of_teacher,
+    p_value,
+    percent,
+    plain_number,
+    plural,
+    signed,
+    span,
+    times,
+)
 
-NOTES = {"variance_floor", "missing_ratings", "separation"}
+NOTES = {"variance_floor", "missing_ratings", "separation", "coarse_cache"}
 """Codes of what a reader may like to know but need not weigh."""
 
 MEASURE_NAMES = {"satisfaction": "satisfaction", "goal_achievement": "goal achievement"}
@@ -145,6 +157,12 @@ def verdicts(source: Source, people: dict[str, Any], measure: str) -> list[str]:
     return said
 
 
+def _cache_kind(warning: dict[str, Any]) -> str:
+    if warning["kind"] == "sampled":
+        return f"{warning['draws'] or 50} draws a position"
+    return f"top {warning['k'] or 64}" if warning["k"] != "vocabulary" else "the whole vocabulary"
+
+
 WARNINGS: dict[str, Any] = {
     "no_ratings": lambda w: "There is no rating yet. Open the rating page and invite raters.",
     "no_teacher_ratings": lambda w: "Nobody has rated the teacher yet, so there is nothing to compare with.",
@@ -201,6 +219,13 @@ WARNINGS: dict[str, Any] = {
     "unblinded_open": lambda w: (
         "This report opened the blinding while the study was still open. People who know its content should not rate, "
         "and should not stop the study because of what they see here."
+    ),
+    "licence": lambda w: f"{w['note'][:1].upper()}{w['note'][1:]}.",
+    "coarse_cache": lambda w: (
+        f"It was trained on a cache of its teacher ({_cache_kind(w)}, {plain_number(w['bytes_per_token'])} bytes a "
+        "token). "
+        f"On held-out texts, before training, its divergence was {percent(w['ratio'])} of the whole one and its mean "
+        f"gradient off by {percent(w['mean_error'], 1)}."
     ),
     "looked_before": lambda w: (
         f"{plural(w['later'], 'rating')} came after an earlier report had already shown results "

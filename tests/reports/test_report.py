@@ -244,6 +244,24 @@ def test_looking_twice_is_told(tmp_path: Path) -> None:
     assert warning["later"] == 252
 
 
+def test_the_licence_and_the_bias_of_a_cache_reach_the_reader(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "run")
+    path = next((root / "arms").glob("*/manifest.json"))
+    manifest = json.loads(path.read_text())
+    manifest["licence_notes"] = ["the teacher's licence is not stated"]
+    bias = {"ratio": 0.965, "mean_error": 0.023, "bytes_per_token": 258.0}
+    manifest.setdefault("training", {})["cache"] = {"kind": "top-k", "k": 64, "bias": bias}
+    path.write_text(json.dumps(manifest))
+    make(root, rate_command=COMMAND)
+    html, markdown, report = read(root)
+    texts = {warning["code"]: warning["text"] for warning in report["warnings"]}
+    assert texts["licence"] == "The teacher's licence is not stated."
+    assert "top 64" in texts["coarse_cache"]
+    assert "96 %" in texts["coarse_cache"].replace("\u202f", " ").replace("\xa0", " ")
+    assert "licence is not stated" in html
+    assert "licence is not stated" in markdown
+
+
 def test_closed_study_is_not_accused(tmp_path: Path) -> None:
     root = make_run(tmp_path / "run", state="closed")
     make(root, rate_command=COMMAND)
