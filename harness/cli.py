@@ -68,6 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
     command("run", run_command, "train, bench, answer and report; finished stages are skipped")
     train = command("train", train_command, "train the study's students")
     train.add_argument("--only", action="append", default=[], metavar="ARM", help="only this student (repeatable)")
+    train.add_argument("--plan", action="store_true", help="print what the trainings will cost, and train nothing")
+    train.add_argument("--json", action="store_true", help="with --plan: print it as JSON")
 
     corpus = command("corpus", corpus_command, "let the teacher answer prompts: a corpus to train on")
     corpus.add_argument("--prompts", default="data:prompts/everyday.jsonl", metavar="FILE", help="JSONL of prompts")
@@ -134,9 +136,18 @@ def _all_stages(run: "Run", rate_command: str) -> Path:
 
 
 def train_command(args: argparse.Namespace) -> None:
+    from harness.errors import ConfigError
     from harness.stages import open_run, train_stage
 
+    if args.json and not args.plan:
+        raise ConfigError("--json does nothing without --plan", hint="add --plan")
     run = open_run(args.study, args.run)
+    if args.plan:
+        from harness.train.plan_study import plan_run
+
+        plan = plan_run(run, args.only)
+        print(plan.json().rstrip() if args.json else plan.table())
+        return
     with run.dir.lock():
         train_stage(run, args.only)
 

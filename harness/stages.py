@@ -130,9 +130,10 @@ def train_stage(run: Run, only: Sequence[str] = ()) -> None:
     for student in run.study.student:
         if student.train is None or (only and student.name not in only):
             continue
+        teacher_dir = run.teacher_dir
         start_dir = None if student.start in MADE_HERE else resolve_model(student.start, Path.cwd())
         corpus = resolve_file(student.train.corpus, Path.cwd())
-        _train(run, Job(run.study, student, run.teacher_dir, corpus, run.dir.root, start_dir))
+        _train(run, Job(run.study, student, teacher_dir, corpus, run.dir.root, start_dir))
 
 
 def _train(run: Run, job: "Job") -> None:
