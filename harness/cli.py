@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,6 +81,12 @@ def build_parser() -> argparse.ArgumentParser:
     corpus.add_argument("--top-p", type=float, default=0.9, metavar="P", help="nucleus sampling (default: 0.9)")
     corpus.add_argument("--batch", type=int, default=48, metavar="N", help="chats written at once (default: 48)")
 
+    export = command("export", export_command, "write an arm's model as GGUF, ONNX, 8 or 4 bits")
+    export.add_argument("--arm", required=True, metavar="ARM", help="the arm whose model is written")
+    export.add_argument("--format", required=True, choices=["gguf", "onnx", "int8", "int4"], help="see docs/export.md")
+    export.add_argument("--out", type=Path, required=True, metavar="PATH", help="file (.gguf) or folder to write")
+    export.add_argument("--dtype", choices=["f16", "f32", "bf16", "q8_0"], help="gguf: kind of the matrices (f16)")
+
     bench = command("bench", bench_command, "score every arm on suites, perplexity and costs")
     bench.add_argument("--only", action="append", default=[], metavar="ARM", help="only this arm (repeatable)")
     command("answer", answer_command, "let every arm answer every scenario")
@@ -118,9 +125,7 @@ def demo_command(args: argparse.Namespace) -> None:
 
 
 def run_command(args: argparse.Namespace) -> None:
-    from harness.stages import open_run
-
-    run = open_run(args.study, args.run)
+    run = _joined(args)
     rate = f"viva rate {run.dir.root}"
     print(f"report: {_all_stages(run, rate)}\nrating page: {rate}")
 
@@ -128,7 +133,7 @@ def run_command(args: argparse.Namespace) -> None:
 def _all_stages(run: "Run", rate_command: str) -> Path:
     from harness import stages
 
-    with run.dir.lock():
+    with _held(run):
         stages.train_stage(run)
         stages.bench_stage(run)
         stages.answer_stage(run)
@@ -141,15 +146,43 @@ def train_command(args: argparse.Namespace) -> None:
 
     if args.json and not args.plan:
         raise ConfigError("--json does nothing without --plan", hint="add --plan")
-    run = open_run(args.study, args.run)
+    run = open_run(args.study, args.run) if args.plan else _joined(args)
     if args.plan:
         from harness.train.plan_study import plan_run
 
         plan = plan_run(run, args.only)
         print(plan.json().rstrip() if args.json else plan.table())
         return
-    with run.dir.lock():
+    with _held(run):
         train_stage(run, args.only)
+
+
+def _joined(args: argparse.Namespace) -> "Run":
+    """The run of a command that several processes may work at, joined if accelerate launch started them."""
+    from harness.stages import open_run
+    from harness.train import parallel
+
+    parallel.start()
+    return parallel.in_turn(lambda: open_run(args.study, args.run))
+
+
+def _held(run: "Run") -> AbstractContextManager[None]:
+    """The lock of the run directory, which the first of several processes takes for all."""
+    from harness.progress import leads
+
+    return run.dir.lock() if leads() else nullcontext()
+
+
+def export_command(args: argparse.Namespace) -> None:
+    from harness.models.export import check_export, export
+    from harness.progress import bar
+    from harness.stages import open_run
+
+    check_export(args.out, args.format, args.dtype)
+    run = open_run(args.study, args.run)
+    with bar("export") as progress:
+        written = export(run.model_dir(args.arm), args.out, args.format, progress, args.dtype)
+    print(f"{args.arm}: {written}")
 
 
 def bench_command(args: argparse.Namespace) -> None:

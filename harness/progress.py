@@ -1,6 +1,7 @@
 """Progress as a user sees it: a bar on a terminal, a line every few seconds in a log file."""
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +16,15 @@ def quiet(done: int, total: int, note: str) -> None:
     """A Report that shows nothing."""
 
 
+def leads() -> bool:
+    """Whether this process speaks to the user: of several that were launched together, the first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(text: str) -> None:
     """One line for the user, on stderr: stdout is kept for what a command answers."""
-    print(text, file=sys.stderr, flush=True)
+    if leads():
+        print(text, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -33,7 +40,9 @@ def duration(seconds: float) -> str:
 @contextlib.contextmanager
 def bar(title: str) -> Iterator[Report]:
     """A progress display for one stage: percentage, done of total, note and remaining time."""
-    if sys.stderr.isatty():
+    if not leads():
+        yield quiet
+    elif sys.stderr.isatty():
         with _terminal(title) as report:
             yield report
     else:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.config import MADE_HERE, Student, Study
 from harness.errors import ConfigError, RunError
-from harness.progress import bar, duration, say
+from harness.progress import bar, duration, leads, say
 from harness.records import Scenario, read_jsonl, write_atomic
 from harness.resources import data_path, resolve_file
 from harness.rundir import RunDir, Stage, digest, now, read_manifest, sha256_file
@@ -117,12 +117,23 @@ def open_run(study_path: Path, run_path: Path | None = None) -> Run:
 
 
 def train_stage(run: Run, only: Sequence[str] = ()) -> None:
-    """Train every model that is trained here and not finished, the teacher first (`only` names some students)."""
+    """Train every model that is trained here and not finished, the teacher first (`only` names some students).
+
+    Several processes (accelerate launch) train together; the main process returns, the others end here.
+    """
     for name in only:
         if run.student(name).train is None:
             raise ConfigError(f"the student {name!r} has a source and no train", hint="there is nothing to train")
     from harness.models.sources import resolve_model
+    from harness.train import parallel
     from harness.train.stage import Job, teacher_job
+
+    def student_job(student: Student) -> Job:
+        assert student.train is not None
+        teacher_dir = run.teacher_dir
+        start_dir = None if student.start in MADE_HERE else resolve_model(student.start, Path.cwd())
+        corpus = resolve_file(student.train.corpus, Path.cwd())
+        return Job(run.study, student, teacher_dir, corpus, run.dir.root, start_dir)
 
     if run.study.teacher.train is not None:
         corpus = resolve_file(run.study.teacher.train.corpus, Path.cwd())
@@ -130,10 +141,9 @@ def train_stage(run: Run, only: Sequence[str] = ()) -> None:
     for student in run.study.student:
         if student.train is None or (only and student.name not in only):
             continue
-        teacher_dir = run.teacher_dir
-        start_dir = None if student.start in MADE_HERE else resolve_model(student.start, Path.cwd())
-        corpus = resolve_file(student.train.corpus, Path.cwd())
-        _train(run, Job(run.study, student, teacher_dir, corpus, run.dir.root, start_dir))
+        # In turn: what is fetched or converted is in the cache for the other processes.
+        _train(run, parallel.in_turn(lambda student=student: student_job(student)))
+    parallel.stop()
 
 
 def _train(run: Run, job: "Job") -> None:
@@ -280,5 +290,6 @@ def _failing(stage: Stage, started: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        stage.fail(started, str(error))
+        if leads():
+            stage.fail(started, str(error))
         raise

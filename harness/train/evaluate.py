@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from harness.models.attention import packed
+from harness.train import parallel
 from harness.train.batches import Batch, Row, to_batch
 from harness.train.divergences import forward_kl
 from harness.train.head import Head
@@ -19,7 +20,7 @@ def evaluate(
     student: Any, teacher: Any, rows: Sequence[Row], objective: Objective, heads: tuple[Head | None, Head | None]
 ) -> dict[str, float]:
     """Perplexity on held-out texts and, with a teacher, KL(teacher || student) in nats per token and the share of
-    tokens at which both find the same one likeliest.
+    tokens at which both find the same one likeliest. Of several processes each brings `rows` of its own.
 
     Without a teacher at hand but with a cache, `kl` is that of the cache's coarsened distribution and `top1` compares
     with its likeliest token. Across tokenizers there is the perplexity alone.
@@ -53,8 +54,9 @@ def evaluate(
                 start = stop
             learnt += start
     student.train(training)
-    found = {"perplexity": math.exp(min(nll / learnt, 700.0))}
-    return found | ({"kl": kl / learnt, "top1": same / learnt} if asked else {})
+    sums = parallel.add_up({"nll": nll, "kl": kl, "same": same, "learnt": learnt})
+    found = {"perplexity": math.exp(min(sums["nll"] / sums["learnt"], 700.0))}
+    return found | ({"kl": sums["kl"] / sums["learnt"], "top1": sums["same"] / sums["learnt"]} if asked else {})
 
 
 def logits_by_chunks(model: Any, batch: Batch, objective: Objective, head: Head | None) -> Iterator["torch.Tensor"]:

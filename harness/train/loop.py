@@ -5,9 +5,10 @@ import math
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from harness.train.batches import Document, Row, pack, to_batch
 from harness.train.evaluate import evaluate, figure_of_merit
 from harness.train.objective import Objective, backward_row, counts, heads_of, mean_losses
 from harness.train.on_policy import rewritten
+from harness.train.trackers import trackers
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,14 @@ def train(
     import torch
 
     torch.manual_seed(seed)
-    device = next(student.parameters()).device
     student.train()
-    learner = parallel.learner(student, objective.layers)
+    learner = parallel.learner(student, objective.layers, objective.precision)
+    teacher = parallel.place(teacher, objective.precision) if teacher is not None else None
+    device = parallel.device()
+    objective = replace(objective, in_step=learner.sharded)
     optimizer = make_optimizer(learner, config)
     heads = (None, None) if learner.sharded else heads_of(student, teacher, objective.chunk)
-    if objective.chunk and heads[0] is None:
+    if objective.chunk and heads[0] is None and not learner.sharded:
         say("the student's own forward pass computes the logits, all at once (its head cannot be taken apart)")
     first = 0
     saved = checkpoint.load(place.folder / "checkpoints", place.key)
@@ -67,23 +71,27 @@ def train(
         say(f"continuing after step {first} of {len(steps)}")
     log = MetricsLog(place.folder / "metrics.jsonl", first, config.track)
     watched = pack(held_out[: config.evaluate_chats], config.row_tokens)
+    if not learner.sharded:
+        watched = parallel.share(watched)
     tokens, spent = int(log.last.get("tokens", 0)), float(log.last.get("seconds", 0.0))
     fresh_tokens, bad, begun, why = 0, 0, time.monotonic(), "tokens"
     merit = figure_of_merit(log.lines)
     if first == 0:
         log.write({"step": 0, "tokens": 0, "eval": evaluate(student, teacher, watched, objective, heads)})
 
-    with stop_after_step() as asked:
+    with stop_after_step() as asked, closing(log):
         for index in range(first, len(steps)):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(index, len(steps), config)
-            mine = parallel.share(steps[index])
-            rows = rewritten(mine, index, student, config.terms.on_policy, seed=seed, end=end_of_turn)
+            mine, along = learner.share(steps[index])
+            with learner.whole() if "on_policy" in config.terms.weights else nullcontext():
+                rows = rewritten(mine, index, student, config.terms.on_policy, seed=seed, end=end_of_turn)
             totals = parallel.add_up(*(counts(row, config.terms) for row in rows))
             parts = []
-            for row in rows:
+            # Rows that a sharded student's process runs along with count nothing: their totals are zero.
+            for row, of in [*((row, totals) for row in rows), *((row, Counter()) for row in along)]:
                 batch = to_batch(row, objective.every_token and not row.on_policy, device)
-                parts.append(backward_row(student, teacher, batch, objective, totals, heads))
+                parts.append(backward_row(student, teacher, batch, objective, of, heads))
             learner.add_up_gradients()
             losses = mean_losses([parallel.add_up(*parts)], config.terms)
             norm = learner.clip(config.clip)
@@ -153,11 +161,12 @@ def make_optimizer(learner: parallel.Learner, config: Train) -> Any:
     """AdamW; weight decay on matrices only, as is usual: norms and biases stay free."""
     import torch
 
-    trainable = list(learner.trainable().values())
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]] = []
+    for part in learner.alike():
+        groups += [
+            {"params": [p for p in part if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in part if p.ndim < 2], "weight_decay": 0.0},
+        ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
@@ -190,7 +199,7 @@ class MetricsLog:
                     self.lines.append(line)
         if parallel.main():
             write_atomic(path, "".join(json.dumps(line) + "\n" for line in self.lines))
-        self.trackers = parallel.trackers(track, path.parent) if parallel.main() else []
+        self.trackers = trackers(track, path.parent) if parallel.main() else []
 
     @property
     def last(self) -> dict[str, Any]:
@@ -206,6 +215,10 @@ class MetricsLog:
         flat |= {f"eval/{name}": value for name, value in line.get("eval", {}).items()}
         for tracker in self.trackers:
             tracker.log(flat, step=line["step"])
+
+    def close(self) -> None:
+        for tracker in self.trackers:
+            tracker.finish()
 
 
 @contextmanager
@@ -237,7 +250,8 @@ def _plain(row: Row) -> dict[str, Any]:
 def _not_finite(index: int, loss: float, norm: float, folder: Path, step: Sequence[Row]) -> TrainingError:
     """The error of a step that is not finite; its rows are saved for a look."""
     look = folder / f"bad-step-{index + 1}.json"
-    write_atomic(look, json.dumps({"step": index + 1, "rows": [_plain(row) for row in step]}) + "\n")
+    if parallel.main():
+        write_atomic(look, json.dumps({"step": index + 1, "rows": [_plain(row) for row in step]}) + "\n")
     last = checkpoint.latest(folder / "checkpoints")
     kept = f"the checkpoint of step {checkpoint.step_of(last)} is kept" if last else "there is no checkpoint yet"
     return TrainingError(

@@ -37,7 +37,8 @@ class Objective:
 
     `vocabulary` is the number of tokens that the tokenizer knows: models that share it may be padded to different
     sizes, and what is behind takes no part in the comparison. `cache` serves `kd` in the teacher's place. `chunk` is
-    the number of positions that go through the head at once, 0 for the plain path.
+    the number of positions that go through the head at once, 0 for the plain path. `in_step`: models are split over
+    processes, so every row has to run the same passes, whatever it needs of them.
     """
 
     terms: Terms
@@ -47,6 +48,7 @@ class Objective:
     layers: LayerTerms | None = None
     cache: "TeacherCache | None" = None
     shared: "cross.Shared | None" = None
+    in_step: bool = False
 
     @property
     def every_token(self) -> bool:
@@ -172,6 +174,8 @@ def backward_row(
                 parts = token_sums(logits_TV[batch.keep_N].float(), batch, says, objective, active)
                 add(parts)
                 roots.append(_weighted(parts, scale, logits_TV))
+        if objective.in_step:
+            roots.append(0.0 * logits_TV.sum())  # a backward pass that does not begin at the end misses split layers
         if roots:
             torch.stack(roots).sum().backward()
     return {name: float(value) / totals[name] for name, value in sums.items() if totals[name]}
@@ -195,7 +199,8 @@ def ask_teacher(
     if "kd" in active and objective.cache is not None:
         coarse = objective.cache.read(batch.row.documents)
     layers = objective.layers if not batch.row.on_policy else None
-    if not (layers or "on_policy" in active or ("kd" in active and coarse is None)):
+    in_step = objective.in_step and teacher is not None and "on_policy" in objective.terms.weights
+    if not (layers or "on_policy" in active or ("kd" in active and coarse is None) or in_step):
         return TeacherSays(coarse=coarse)
     seen = Seen()
     with (

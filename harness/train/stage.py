@@ -20,7 +20,7 @@ from harness.records import dump_json
 from harness.resources import resolve_file, staging
 from harness.rundir import RunDir, Stage, digest, now, sha256_file
 from harness.texts import read_text_corpus
-from harness.train import checkpoint
+from harness.train import checkpoint, parallel
 from harness.train.batches import Row, plan_digest, plan_steps
 from harness.train.cached import Served, serve_from_cache
 from harness.train.cross import Shared, shared_tokens
@@ -136,25 +136,30 @@ def train_arm(job: Job, stage: Stage, progress: Report) -> dict[str, Any]:
         end_of_turn=end_of_turn(student.tokenizer),
         progress=progress,
     )
-    if config.lora:
-        student = LoadedModel(merge(student.model), student.tokenizer)
-    model_dir = stage.folder / "model"
-    save_model(student, model_dir, model_card(job, how, summary, notes))
-    manifest = stage.finish(
-        [*model_dir.iterdir(), stage.folder / "metrics.jsonl"],
-        started,
-        student=how,
-        licence_notes=notes,
-        training={
-            **summary,
-            "precision": precision,
-            "plan": plan_digest(steps),
-            "allocator_tuned": tuned,
-            **served.facts,
-        },
-    )
-    checkpoint.clear(stage.folder / "checkpoints")
-    return manifest
+    parallel.unsplit(student.model)
+
+    def finish() -> dict[str, Any]:
+        model = merge(student.model) if config.lora else student.model
+        model_dir = stage.folder / "model"
+        save_model(LoadedModel(model, student.tokenizer), model_dir, model_card(job, how, summary, notes))
+        manifest = stage.finish(
+            [*model_dir.iterdir(), stage.folder / "metrics.jsonl"],
+            started,
+            student=how,
+            licence_notes=notes,
+            training={
+                **summary,
+                "precision": precision,
+                "processes": parallel.world(),
+                "plan": plan_digest(steps),
+                "allocator_tuned": tuned,
+                **served.facts,
+            },
+        )
+        checkpoint.clear(stage.folder / "checkpoints")
+        return manifest
+
+    return parallel.by_main(finish)
 
 
 def shared_of(job: Job, student: LoadedModel, teacher: LoadedModel | None) -> Shared | None:
@@ -193,16 +198,19 @@ def prepare(job: Job, progress: Report) -> tuple[LoadedModel, LoadedModel | None
         parameter.requires_grad_(False)
     started = load_model(job.start_dir) if job.start_dir else None
     tokenizer = (started or teacher).tokenizer
-    stuff = material(
-        job.corpus,
-        config,
-        tokenizer,
-        teacher,
-        job.teacher_digest,
-        texts=job.work / "teacher-text",
-        system=job.study.system,
-        seed=job.study.seed,
-        progress=progress,
+    # The teacher writes its texts once, in the main process; the others read them.
+    stuff = parallel.in_turn(
+        lambda: material(
+            job.corpus,
+            config,
+            tokenizer,
+            teacher,
+            job.teacher_digest,
+            texts=job.work / "teacher-text",
+            system=job.study.system,
+            seed=job.study.seed,
+            progress=progress,
+        )
     )
     if started:
         student, how = started, {"start": job.student.start}
