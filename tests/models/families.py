@@ -33,10 +33,12 @@ FAMILIES: dict[str, tuple[type, type, dict[str, Any]]] = {
 }
 
 
-def family_model(name: str, *, tied: bool = True, layers: int = 3, seed: int = 0, **changes: Any) -> LoadedModel:
+def family_model(
+    name: str, *, tied: bool = True, layers: int = 3, seed: int = 0, tokenizer: Any = None, **changes: Any
+) -> LoadedModel:
     """A model of one family with all parts random, biases and norms too, in float64; the norms' epsilon is nothing."""
     config_class, model_class, extra = FAMILIES[name]
-    tokenizer = tiny_tokenizer()
+    tokenizer = tokenizer or tiny_tokenizer()
     settings = {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
