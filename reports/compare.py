@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports.load import Source
-from reports.numbers import NBSP, NONE, of_teacher, percent, plain_number, scaled, seconds, times
+from reports.numbers import NBSP, NONE, of_teacher, percent, plain_number, scaled, seconds, span, times
+from reports.paired import overlapping, score_parts
 
 METRICS = {
     "teacher_text_perplexity": "Perplexity, the teacher's own text",
@@ -77,18 +78,31 @@ def costs_json(source: Source, arm: str) -> dict[str, Any]:
 
 
 def scores_json(source: Source, arm: str) -> list[dict[str, Any]]:
-    """An arm's scores with `retained` (fraction of the teacher's) and, with a chance level, `retained_above_chance`."""
+    """An arm's scores with their intervals, and the fraction of the teacher's that is retained; see docs/report.md.
+
+    The interval is that of the score's items, else 1.96 standard errors.
+    """
     teachers = {(score["suite"], score["metric"]): score for score in source.scores.get(source.teacher, [])}
+    parts = score_parts(source.frames.get(arm, []), source.seed, overlapping(source, arm))
     found = []
     for score in source.scores.get(arm, []):
-        other = teachers.get((score["suite"], score["metric"]), {})
+        key = score["suite"], score["metric"]
+        other = teachers.get(key, {})
         chance = score.get("chance")
         above = None
         if chance is not None and other and not at_chance(other):
             above = (score["value"] - chance) / (other["value"] - chance)
         retained = of_teacher(score["value"], other.get("value"))
-        found.append({**score, "retained": retained, "retained_above_chance": above})
+        interval = parts.get(key) or _by_stderr(score)
+        found.append({**score, **interval, "retained": retained, "retained_above_chance": above})
     return found
+
+
+def _by_stderr(score: dict[str, Any]) -> dict[str, Any]:
+    half = None if score.get("stderr") is None else 1.96 * score["stderr"]
+    low, high = (None, None) if half is None else (score["value"] - half, score["value"] + half)
+    rest = {"clusters": None, "clustered_by": None, "without_overlap": None}
+    return {"low": low, "high": high, "interval": "none" if half is None else "stderr", **rest}
 
 
 def at_chance(score: dict[str, Any]) -> bool:
@@ -111,9 +125,9 @@ def cost_rows(source: Source) -> list[Row]:
     return rows
 
 
-def score_rows(source: Source) -> list[Row]:
-    """Every suite's scores of all arms, in the order in which the suites came."""
-    by_arm = {arm: {(s["suite"], s["metric"]): s for s in scores_json(source, arm)} for arm in source.arms}
+def score_rows(source: Source, arms: dict[str, Any]) -> list[Row]:
+    """Every suite's scores of all arms, in the order in which the suites came; `arms` as in report.json."""
+    by_arm = {arm: {(s["suite"], s["metric"]): s for s in arms[arm]["scores"]} for arm in source.arms}
     keys = dict.fromkeys(key for scores in by_arm.values() for key in scores)
     rows = []
     for key in keys:
@@ -150,9 +164,8 @@ def _score_cell(score: dict[str, Any] | None, index: int) -> Cell:
     share = is_share(score)
     text = percent(score["value"], 1) if share else plain_number(score["value"])
     note = ""
-    if score.get("stderr"):
-        half = 1.96 * score["stderr"]
-        note = f"± {100 * half:.1f}" if share else f"± {plain_number(half)}"
+    if score["low"] is not None and score["low"] < score["high"]:
+        note = interval_text(score, score)
     ratio = ""
     if index and score["retained"] is not None:
         ratio = percent(score["retained"]) if score.get("higher_is_better") else times(score["retained"])
@@ -160,3 +173,12 @@ def _score_cell(score: dict[str, Any] | None, index: int) -> Cell:
         if above is not None:
             note += f"{'; ' if note else ''}above chance {percent(above)}"
     return Cell(text, ratio, note)
+
+
+def interval_text(limits: dict[str, Any], score: dict[str, Any]) -> str:
+    """The ends of an interval in the units of a score: '41.7 to 54.8' for shares in percent."""
+    if limits["low"] is None:
+        return NONE
+    if is_share(score):
+        return span(limits["low"], limits["high"], 1).replace("-", "−")
+    return f"{plain_number(limits['low'])} to {plain_number(limits['high'])}".replace("-", "−")

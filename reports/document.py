@@ -6,6 +6,7 @@ from reports import wording
 from reports.analysis import analyse
 from reports.compare import at_chance, costs_json, scores_json
 from reports.load import Source
+from reports.paired import over_pairs
 from reports.seeds import over_seeds
 
 SCHEMA = 1
@@ -19,6 +20,7 @@ def build(source: Source) -> dict[str, Any]:
         if kind != "person":
             kinds[kind]["warnings"].insert(0, {"code": "not_people", "kind": kind})
     people = kinds.pop("person", None)
+    pairs = over_pairs(source)
     order = [*source.arms, *(arm for arm in (people or {}).get("arms", {}) if arm not in source.arms)]
     report: dict[str, Any] = {
         "schema": SCHEMA,
@@ -44,9 +46,13 @@ def build(source: Source) -> dict[str, Any]:
         "by_scenario": (people or {}).get("by_scenario", {}),
         "blinding": {},
         "seeds": over_seeds(source),
+        "paired": pairs,
         "kinds": kinds,
         "looks": _looks(source, people),
-        "warnings": [*(people or {"warnings": [{"code": "no_ratings"}]})["warnings"], *_study_warnings(source, people)],
+        "warnings": [
+            *(people or {"warnings": [{"code": "no_ratings"}]})["warnings"],
+            *_study_warnings(source, people, pairs),
+        ],
         "provenance": _provenance(source),
     }
     for arm in order:
@@ -73,7 +79,7 @@ def _looks(source: Source, people: dict[str, Any] | None) -> list[dict[str, Any]
     return looks
 
 
-def _study_warnings(source: Source, people: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _study_warnings(source: Source, people: dict[str, Any] | None, pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     said: list[dict[str, Any]] = []
     trained = {arm: stages["train"] for arm, stages in source.manifests.items() if "train" in stages}
     said += [{"code": "licence", "note": note} for note in _distinct(trained, "licence_notes")]
@@ -85,6 +91,15 @@ def _study_warnings(source: Source, people: dict[str, Any] | None) -> list[dict[
     scores = source.scores.get(source.teacher, [])
     if suites := [f"{score['suite']} ({score['metric']})" for score in scores if at_chance(score)]:
         said.append({"code": "teacher_at_chance", "suites": suites})
+    for pair in pairs:
+        if rows := [row for row in pair["rows"] if row["different"]]:
+            suites = list(dict.fromkeys(row["suite"] for row in rows))
+            said.append({"code": "items_differ", "arm": pair["arm"], "against": pair["against"], "suites": suites})
+    for arm, found in source.overlaps.items():
+        suites = {name: one for name, one in (found.get("suites") or {}).items() if one.get("overlapping")}
+        if suites:
+            counts = [f"{name} {one['overlapping']:,} of {one['items']:,}" for name, one in suites.items()]
+            said.append({"code": "overlap", "arm": arm, "counts": counts, "n": found["n"]})
     if people and source.state in ("open", "paused"):
         said.append({"code": "unblinded_open"})
     if people and source.looks and source.looks[0]["ratings"] < people["n"]["ratings"]:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import sqlite3
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from urllib.parse import quote
 from harness.errors import RunError
 from harness.records import Answer, read_jsonl
 from harness.rundir import RunDir, read_manifest
+from reports.items import Frame, read_frames
 from reports.tidy import MEASURES, Tidy, make_tidy
 
 KINDS = ("person", "judge", "simulated")
+NO_SUITES = ("costs.json", "contamination.json", "manifest.json")
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,9 @@ class Source:
     """What a run directory holds for its report; parts that are not there yet are empty.
 
     `arms` begins with the teacher; `pools` names the pool of every arm that is one seed of several; `ratings` maps a
-    kind of rater to its tidy ratings, never pooled; `scores`, `costs`, `training` and `manifests` are keyed by arm
-    (manifests also by 'answers').
+    kind of rater to its tidy ratings, never pooled; `scores`, `frames` (their items), `overlaps` (with the training
+    corpus), `costs`, `training` and `manifests` are keyed by arm (manifests also by 'answers'). `grid` is in g of CO2
+    per kWh, `price` in money per hour, where the study states them.
     """
 
     name: str
@@ -40,7 +43,11 @@ class Source:
     dates: dict[str, tuple[str, str]] = field(default_factory=dict)
     state: str | None = None
     scores: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    frames: dict[str, list[Frame]] = field(default_factory=dict)
+    overlaps: dict[str, dict[str, Any]] = field(default_factory=dict)
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    grid: float | None = None
+    price: float | None = None
     training: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
     answers: tuple[Answer, ...] = ()
@@ -67,6 +74,8 @@ def load(root: Path) -> Source:
     arms = (teacher, *(str(student["name"]) for student in students))
     ratings, dates = _ratings(run, teacher)
     manifests = {arm: _manifests(run, arm) for arm in arms}
+    table = study.get("bench", {})
+    benches = {arm: bench_results(run.bench(arm), table.get("suites", [])) for arm in arms}
     answers_manifest = read_manifest(run.answers / "manifest.json")
     answers = run.answers / "answers.jsonl"
     return Source(
@@ -82,8 +91,12 @@ def load(root: Path) -> Source:
         ratings=ratings,
         dates=dates,
         state=_state(run.db),
-        scores={arm: _scores(run.bench(arm), study.get("bench", {}).get("suites", [])) for arm in arms},
+        scores={arm: bench[0] for arm, bench in benches.items()},
+        frames={arm: bench[1] for arm, bench in benches.items()},
+        overlaps={arm: _json(run.bench(arm) / "contamination.json") or {} for arm in arms},
         costs={arm: _json(run.bench(arm) / "costs.json") or {} for arm in arms},
+        grid=table.get("grid_g_per_kwh"),
+        price=table.get("price_per_hour"),
         training={arm: _metrics(run.arm(arm) / "metrics.jsonl") for arm in arms},
         manifests={**manifests, **({"answers": {"answers": answers_manifest}} if answers_manifest else {})},
         answers=tuple(read_jsonl(answers, Answer)) if answers.exists() else (),
@@ -119,14 +132,17 @@ def _manifests(run: RunDir, arm: str) -> dict[str, Any]:
     return {stage: manifest for stage, manifest in found.items() if manifest}
 
 
-def _scores(folder: Path, suites: list[str]) -> list[dict[str, Any]]:
-    """Scores of an arm in the study's order of suites; what the study does not name comes last."""
-    place = {str(suite): at for at, suite in enumerate(suites)}
-    found = []
+def bench_results(folder: Path, suites: Sequence[str] = ()) -> tuple[list[dict[str, Any]], list[Frame]]:
+    """Scores of an arm and their items in the study's order of suites; what the study does not name comes last."""
+    place = {Path(suite).stem if "/" in suite else str(suite): at for at, suite in enumerate(suites)}
+    scores: list[dict[str, Any]] = []
+    frames: list[Frame] = []
     for path in sorted(folder.glob("*.json"), key=lambda path: (place.get(path.stem, len(place)), path.stem)):
-        if path.name not in ("costs.json", "manifest.json"):
-            found += (_json(path) or {}).get("viva", {}).get("scores", [])
-    return found
+        if path.name not in NO_SUITES:
+            results = _json(path) or {}
+            scores += results.get("viva", {}).get("scores", [])
+            frames += read_frames(results, folder / f"samples_{path.stem}.jsonl", path.stem)
+    return scores, frames
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from reports import figures
-from reports.compare import COSTS, cost, costs_json, score_label, scores_json
+from reports.compare import COSTS, cost, score_label
 from reports.load import Source
 from reports.numbers import of_teacher
 from reports.tidy import MEASURES
@@ -16,7 +16,7 @@ def page_pictures(source: Source, report: dict[str, Any], people: dict[str, Any]
     """The figures of the page; the first one stands on the first screen."""
     index = {arm: at for at, arm in enumerate(source.arms)}
     found: list[figures.Picture] = []
-    multiples = _multiples(source, index)
+    multiples = _multiples(source, index, report["arms"])
     if people:
         found += _rating_pictures(source, report["arms"], report["by_scenario"], source.margin, "")
         points = []
@@ -71,16 +71,18 @@ def kind_pictures(source: Source, kind: str, block: dict[str, Any]) -> list[figu
     return _rating_pictures(source, block["arms"], {}, source.margin, f" ({MARKS[kind]})")
 
 
-def _multiples(source: Source, index: dict[str, int]) -> list[tuple[str, list[tuple[int, float]]]]:
+def _multiples(
+    source: Source, index: dict[str, int], arms: dict[str, Any]
+) -> list[tuple[str, list[tuple[int, float]]]]:
     """Rows of the figure of multiples: every score and cost that has one, with an arrow for the better direction."""
     rows: dict[str, list[tuple[int, float]]] = {}
     for arm in source.students:
-        costs = costs_json(source, arm).get("of_teacher", {})
+        costs = arms[arm]["costs"].get("of_teacher", {})
         for item in COSTS:
             if item.key in costs and item.key != "parameters_without_embeddings" and costs[item.key] > 0:
                 arrow = "↑" if item.better == "higher" else "↓"
                 rows.setdefault(f"{item.label} {arrow}", []).append((index[arm], costs[item.key]))
-        for score in scores_json(source, arm):
+        for score in arms[arm]["scores"]:
             if score["retained"] is not None and score["retained"] > 0:
                 arrow = "↑" if score.get("higher_is_better") else "↓"
                 rows.setdefault(f"{score_label(score)} {arrow}", []).append((index[arm], score["retained"]))

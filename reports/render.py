@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.records import dump_json, write_atomic
 from harness.rundir import RunDir
-from reports import figures, numbers, wording
+from reports import figures, numbers, pair_tables, wording
 from reports.compare import Cell, Row, cost_rows, score_rows
 from reports.document import build
 from reports.examples import choose
@@ -66,7 +66,7 @@ def _view(source: Source, report: dict[str, Any], rate_command: str) -> dict[str
     """What the templates show."""
     people = {**report, "n": report["n"]} if report["n"]["ratings"] else None
     source = replace(source, arms=tuple(report["study"]["arms"]))
-    benchmarks, costs = score_rows(source), cost_rows(source)
+    benchmarks, costs = score_rows(source, report["arms"]), cost_rows(source)
     pictures = page_pictures(source, report, people)
     rule, examples = choose(source, people)
     return {
@@ -91,6 +91,10 @@ def _view(source: Source, report: dict[str, Any], rate_command: str) -> dict[str
         "hardware": _merged(report["provenance"], "hardware"),
         "warnings": wording.gathered(report["warnings"]),
         "gathered": wording.gathered,
+        "pair_tables": pair_tables.tables(report["paired"]),
+        "pair_header": pair_tables.HEADER,
+        "pair_help": pair_tables.HELP,
+        "pair_verdicts": pair_tables.said_of_pairs(report["paired"], source.teacher),
         "seed_verdicts": [text for text in map(verdict, report["seeds"]) if text],
         "verdicts": {measure: wording.verdicts(source, people, measure) for measure in MEASURES} if people else {},
         "csv_uri": _csv_uri,

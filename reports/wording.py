@@ -236,6 +236,14 @@ WARNINGS: dict[str, Any] = {
         f"The teacher itself is not clearly above chance on {joined(w['suites'])}: what a student keeps of that says "
         "nothing."
     ),
+    "items_differ": lambda w: (
+        f"Some items of {joined(w['suites'])} are not the same as those of {w['against']}: they are left out of the "
+        "comparison. Bench both arms on the same suites."
+    ),
+    "overlap": lambda w: (
+        f"Texts of the suites occur in its training corpus ({w['n']} words in a row, or a whole shorter item): "
+        f"{joined(w['counts'])} items. Scores without them stand beside the scores."
+    ),
     "not_people": lambda w: "These ratings are not by people. They are never pooled with people's.",
 }
 """Code of a warning -> its words, given the warning."""

@@ -41,7 +41,7 @@ def accuracy(teacher: Floats, student: Floats, rng: np.random.Generator, draws: 
 
     `retained` is the ratio of accuracies, None if the teacher answers nothing rightly.
     """
-    both = _resampled_means(np.stack([student, teacher]), rng, draws)
+    both = resampled_means(np.stack([student, teacher]), rng, draws)
     acc_t, acc_s = float(teacher.mean()), float(student.mean())
     low, high = percentile(both[0] - both[1])
     retained: tuple[float, float] | tuple[None, None] = (None, None)
@@ -92,11 +92,11 @@ def perplexity_draws(
 
     The generator's state decides which documents are drawn: give two models equal generators for paired draws.
     """
-    means = _resampled_means(np.stack([nll, tokens, size]), rng, draws)
+    means = resampled_means(np.stack([nll, tokens, size]), rng, draws)
     return np.exp(means[0] / means[1]), means[0] / (math.log(2) * means[2])
 
 
-def _resampled_means(rows: Floats, rng: np.random.Generator, draws: int) -> Floats:
+def resampled_means(rows: Floats, rng: np.random.Generator, draws: int) -> Floats:
     """Means [rows, draws] of rows [rows, n] under resampling of columns."""
     n = rows.shape[1]
     out = np.empty((len(rows), draws))

@@ -1,6 +1,7 @@
 """A small run directory as the stages leave it: real files, made by code; nothing in it was measured."""
 
 import json
+import math
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ margin = 0.90
 """
 KEYS = {"1f0a": "teacher", "9c3d": "distilled", "77be": "scratch"}
 ARMS = ("teacher", "distilled", "scratch")
+HUMAN = (31.0, 58.2, 940.0)
+BYTES = 4.5  # of a token, in the documents of human text
 CATEGORIES = ("advice", "explain", "writing")
 
 
@@ -41,18 +44,45 @@ def scores(arm: str) -> dict[str, list[dict[str, Any]]]:
         usual = {"stderr": None, "n": 32, "unit": "nats", "higher_is_better": False, "chance": None}
         return {"suite": suite, "metric": metric, "value": value, **usual, **rest}
 
-    choice = {"n": 240, "unit": "share", "higher_is_better": True, "chance": 0.25, "stderr": 0.032}
+    choice = {"n": 200, "unit": "share", "higher_is_better": True, "chance": 0.25, "stderr": 0.032}
     return {
         "words": [
             score("words", "teacher_text_perplexity", (2.1, 4.9, 88.0)[at], unit="perplexity"),
             score("words", "teacher_text_kl", (0.0, 0.88, 3.7)[at]),
             score("words", "teacher_text_top1", (1.0, 0.71, 0.22)[at], unit="share", higher_is_better=True),
-            score("words", "human_text_perplexity", (31.0, 58.2, 940.0)[at], unit="perplexity"),
-            score("words", "human_text_bits_per_byte", (1.1, 1.31, 2.2)[at], unit="bits per byte"),
+            score("words", "human_text_perplexity", HUMAN[at], unit="perplexity"),
+            score("words", "human_text_bits_per_byte", math.log2(HUMAN[at]) / BYTES, unit="bits per byte"),
         ],
         "sense": [score("sense", "acc", (0.62, 0.51, 0.26)[at], **choice)],
         "facts": [score("facts", "acc_norm", (0.48, 0.36, 0.24)[at], **choice)],
     }
+
+
+def questions(suite: str, score: dict[str, Any], arm: int) -> list[dict[str, Any]]:
+    """lm-eval's samples of a suite with four choices: as many right answers as its score says."""
+    n, metric = score["n"], score["metric"]
+    order = np.random.default_rng(arm).permutation(n) if arm == 2 else np.arange(n)  # a scratch model guesses
+    right = set(order[: round(n * score["value"])].tolist())
+    return [
+        {"task": suite, "doc_id": item, "doc": {"question": f"Which is number {item}?"}, "doc_hash": f"h{item}"}
+        | {"filter": "none", "metrics": [metric], metric: float(item in right)}
+        | {"filtered_resps": [[str(-float(k != (item % 4 + (item not in right)) % 4)), "False"] for k in range(4)]}
+        for item in range(n)
+    ]
+
+
+def documents(scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Samples of `words`: 32 documents of 40 tokens in each text, half of them a tenth easier than the mean."""
+    value = {score["metric"]: score["value"] for score in scores}
+    lines = []
+    for item in range(32):
+        seen = 40 * (1 + (0.1 if item % 2 else -0.1))
+        line = {"part": "teacher_text", "id": f"c{item}", "kind": "chat", "tokens": 40}
+        line |= {"loglikelihood": -seen * math.log(value["teacher_text_perplexity"])}
+        lines.append(line | {"kl": seen * value["teacher_text_kl"], "top1": seen * value["teacher_text_top1"]})
+        line = {"part": "human_text", "id": str(item), "tokens": 40, "bytes": 40 * BYTES, "words": 30}
+        lines.append(line | {"loglikelihood": -seen * math.log(value["human_text_perplexity"])})
+    return lines
 
 
 def costs(arm: str) -> dict[str, Any]:
@@ -77,11 +107,13 @@ def make_run(
     root.mkdir(parents=True, exist_ok=True)
     (root / "study.toml").write_text(STUDY)
     (root / "blinding.json").write_text(json.dumps({"created": "2026-01-05T09:00:00+00:00", "arms": KEYS}))
-    for arm in ARMS:
+    for at, arm in enumerate(ARMS):
         bench = root / "bench" / arm
         bench.mkdir(parents=True, exist_ok=True)
         for suite, values in scores(arm).items():
             (bench / f"{suite}.json").write_text(json.dumps({"results": {}, "viva": {"scores": values}}))
+            lines = documents(values) if suite == "words" else questions(suite, values[0], at)
+            (bench / f"samples_{suite}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (bench / "costs.json").write_text(json.dumps(costs(arm)))
         (bench / "manifest.json").write_text(json.dumps(manifest(f"bench/{arm}")))
         if arm != "teacher":
