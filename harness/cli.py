@@ -89,6 +89,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     bench = command("bench", bench_command, "score every arm on suites, perplexity and costs")
     bench.add_argument("--only", action="append", default=[], metavar="ARM", help="only this arm (repeatable)")
+    bench.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        help="print what B's scores differ from A's, paired by item; names of arms, or folders of results",
+    )
     command("answer", answer_command, "let every arm answer every scenario")
     rate = command("rate", rate_command, "open the blind rating page")
     _server_options(rate)
@@ -186,9 +192,17 @@ def export_command(args: argparse.Namespace) -> None:
 
 
 def bench_command(args: argparse.Namespace) -> None:
+    from harness.errors import ConfigError
     from harness.stages import bench_stage, open_run
 
+    if args.compare and args.only:
+        raise ConfigError("--only does nothing beside --compare", hint="leave one of them out")
     run = open_run(args.study, args.run)
+    if args.compare:
+        from reports.terminal import compare
+
+        print(compare(run.dir.root, *args.compare))
+        return
     with run.dir.lock():
         bench_stage(run, args.only)
 

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from harness.errors import RunError
-from harness.rundir import RunDir
-from reports.load import bench_results, load
+from reports.load import Source, bench_results, load
 from reports.pair_tables import HELP, tables, terminal
 from reports.paired import Bench, compare_arms, overlapping
 
@@ -18,7 +17,7 @@ def compare(root: Path, one: str, other: str) -> str:
     RunError for one without results, and where the two have no score in common.
     """
     source = load(root)
-    first, second = (_bench(root, source.arms, name) for name in (one, other))
+    first, second = (_bench(source, name) for name in (one, other))
     if first.name == second.name:
         first, second = (Bench(name, bench.scores, bench.frames) for name, bench in ((one, first), (other, second)))
     marked = overlapping(source, one) | overlapping(source, other)
@@ -31,15 +30,19 @@ def compare(root: Path, one: str, other: str) -> str:
     return "\n\n".join([*map(terminal, tables([found])), _wrapped(HELP)])
 
 
-def _bench(root: Path, arms: tuple[str, ...], name: str) -> Bench:
-    folder = RunDir(root).bench(name) if name in arms else Path(name)
-    if not folder.is_dir():
-        hint = f"name one of {', '.join(arms)}, or a folder of results such as runs/NAME/bench/ARM"
-        raise RunError(f"there are no benchmark results of {name!r}", hint=f"run viva bench first, or {hint}")
-    scores, frames = bench_results(folder)
+def _bench(source: Source, name: str) -> Bench:
+    if name in source.arms:
+        scores, frames, where = source.scores[name], source.frames[name], f"the arm {name!r}"
+    else:
+        if not Path(name).is_dir():
+            raise RunError(
+                f"there are no benchmark results of {name!r}",
+                hint=f"name one of {', '.join(source.arms)}, or a folder of results such as runs/NAME/bench/ARM",
+            )
+        (scores, frames), where = bench_results(Path(name)), name
     if not frames:
-        raise RunError(f"{folder} holds no samples to compare", hint="run viva bench first")
-    return Bench(name if name in arms else folder.name, scores, frames)
+        raise RunError(f"{where} holds no samples to compare", hint="run viva bench first")
+    return Bench(name if name in source.arms else Path(name).name, scores, frames)
 
 
 def _wrapped(text: str) -> str:

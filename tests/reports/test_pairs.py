@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fixture_run import make_run
 
+from harness.cli import main
 from harness.errors import RunError
 from reports.document import build
 from reports.items import Frame
@@ -156,12 +157,28 @@ def test_the_table_for_a_terminal(run: Path, tmp_path: Path) -> None:
     table = compare(run, "teacher", "distilled")
     assert "−11.0 (" in table
     assert "sense: accuracy" in table
-    assert compare(run, "teacher", str(run / "bench" / "distilled")) == table
+    folder = compare(run, "teacher", str(run / "bench" / "distilled"))
+    assert sorted(folder.splitlines()) == sorted(table.splitlines())
     elsewhere = make_run(tmp_path / "other")
     across = compare(run, "distilled", str(elsewhere / "bench" / "distilled"))
     assert "+0.0 (0.0 to 0.0)" in across
+    assert table.index("words") < table.index("sense") < table.index("facts")  # as the study names them
     with pytest.raises(RunError, match="no benchmark results of 'nobody'"):
         compare(run, "teacher", "nobody")
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match="holds no samples"):
         compare(run, "teacher", str(tmp_path / "empty"))
+
+
+def test_the_command_prints_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run")
+    study = run / "study.toml"
+    study.write_text(study.read_text().replace('source = "nowhere"', f'source = "{run}"'))
+    text = study.read_text()
+    for name in ("distilled", "scratch"):
+        text = text.replace(f'name = "{name}"', f'name = "{name}"\nsource = "{run}"')
+    study.write_text(text.replace('control_of = "distilled"\n', ""))
+    assert main(["bench", str(run), "--compare", "teacher", "distilled"]) == 0
+    assert "−11.0 (" in capsys.readouterr().out
+    assert main(["bench", str(run), "--compare", "teacher", "distilled", "--only", "teacher"]) == 2
+    assert "--only does nothing" in capsys.readouterr().err
