@@ -145,7 +145,8 @@ def score_rows(source: Source, arms: dict[str, Any]) -> list[Row]:
 
 def score_label(score: dict[str, Any]) -> str:
     """What a score is called: in words where the metric is known, else by its own name; with its suite."""
-    label = METRICS.get(score["metric"], score["metric"].replace("_", " "))
+    plain = score["metric"].removeprefix(f"{score['suite']}_").replace("_", " ")
+    label = METRICS.get(score["metric"], plain)
     return f"{score['suite']}: {label}" if label[0].islower() else label
 
 

@@ -58,6 +58,7 @@ def build(source: Source) -> dict[str, Any]:
     for arm in order:
         block = dict((people or {}).get("arms", {}).get(arm, {}))
         block["role"] = "teacher" if arm == source.teacher else "control" if arm in source.controls else "student"
+        block["overlap"] = source.overlaps.get(arm) or None
         block["scores"], block["costs"] = scores_json(source, arm), costs_json(source, arm)
         report["arms"][arm] = block
     for said in (report["warnings"], *(kind["warnings"] for kind in kinds.values())):

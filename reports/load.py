@@ -75,7 +75,8 @@ def load(root: Path) -> Source:
     ratings, dates = _ratings(run, teacher)
     manifests = {arm: _manifests(run, arm) for arm in arms}
     table = study.get("bench", {})
-    benches = {arm: bench_results(run.bench(arm), table.get("suites", [])) for arm in arms}
+    suites = [*table.get("suites", []), *(str(suite.get("name")) for suite in table.get("suite", []))]
+    benches = {arm: bench_results(run.bench(arm), suites) for arm in arms}
     answers_manifest = read_manifest(run.answers / "manifest.json")
     answers = run.answers / "answers.jsonl"
     return Source(

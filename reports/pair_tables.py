@@ -8,6 +8,8 @@ from reports.compare import interval_text, is_share, score_label
 from reports.numbers import NBSP, NONE, joined, p_value, percent, plain_number, plural, span, times
 
 HEADER = ("score", "arm", "against", "arm’s", "other’s", "difference", "p (Holm)", "retained", "above chance", "n")
+OVERLAP_HEADER = ("suite", "corpus", "items", "overlap", "share", "as a whole", "too short", "which")
+SHOWN = 12  # keys of overlapping items that are listed
 HELP = (
     "Each line compares two arms on the very same items. The difference is the arm’s score minus the other’s, in "
     "points where scores are in percent; in brackets its 95 % interval, from 10,000 draws of the items (2,000 where "
@@ -115,6 +117,23 @@ def _notes(entries: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> li
                 "whole groups are drawn."
             ] = None
     return list(found)
+
+
+def overlap_lines(arms: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Suite, corpus, items, overlapping, share, looked for as a whole, too short to look for, the items' keys.
+
+    Arms with one corpus share their lines; `arms` as in report.json.
+    """
+    found: dict[tuple[str, ...], list[str]] = {}
+    for arm, block in arms.items():
+        overlap = block.get("overlap") or {}
+        for name, one in (overlap.get("suites") or {}).items():
+            keys = list(one["found"])
+            shown = ", ".join(keys[:SHOWN]) + (f" and {len(keys) - SHOWN:,} more" if len(keys) > SHOWN else "")
+            counts = (f"{one[key]:,}" for key in ("items", "overlapping"))
+            rest = (percent(one["share"], 1), f"{one['whole']:,}", f"{one['unchecked']:,}", shown or NONE)
+            found.setdefault((name, overlap["corpus"]["name"], *counts, *rest), []).append(arm)
+    return [(line[0], f"{line[1]} ({joined(arms)})", *line[2:]) for line, arms in found.items()]
 
 
 def said_of_pairs(pairs: Sequence[Mapping[str, Any]], teacher: str) -> list[str]:

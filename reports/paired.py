@@ -21,7 +21,7 @@ from reports.stats.cells import Floats, Ints
 from reports.stats.paired import Column, Interval
 from reports.stats.tests import holm
 
-BY_DEFINITION = ("teacher_text_kl", "teacher_text_top1")  # measured against the teacher: its own are 0 and 1
+BY_DEFINITION = ("_kl", "_top1")  # of texts, measured against the teacher: its own are 0 and 1
 CLAIM_ORDER = ("bits_per_byte", "byte_perplexity", "word_perplexity")  # which unit of one likelihood is tested
 
 
@@ -78,8 +78,8 @@ def compare_arms(
         if other is None:
             continue
         metrics = [one for one in frame.columns if one in other.columns]
-        if teacher == against.name:
-            metrics = [one for one in metrics if one not in BY_DEFINITION]
+        if teacher == against.name and frame.tasks == 0:
+            metrics = [one for one in metrics if not one.endswith(BY_DEFINITION)]
         if not metrics:
             continue
         match = _align(other, frame)

@@ -121,7 +121,8 @@ def gathered(warnings: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for name, arms in by_measure.items():
             measures_of.setdefault(tuple(arms), []).append(name)
         parts = [
-            f"{joined(list(arms))} ({joined(names)})" if arms else joined(names) for arms, names in measures_of.items()
+            f"{joined(list(arms))} ({joined(names)})" if arms and any(names) else joined(list(arms) or names)
+            for arms, names in measures_of.items()
         ]
         who = joined([part for part in parts if part]) if any(parts) else ""
         lines.append({"text": f"{who}: {text}" if who else text, "level": level[text]})

@@ -153,6 +153,28 @@ def test_different_items_are_a_warning(tmp_path: Path) -> None:
     assert "left out" in warning["text"]
 
 
+def test_overlap_with_the_corpus_is_shown_with_the_score_without_it(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "run", raters=0)
+    suite = {"key": "k", "items": 200, "overlapping": 15, "share": 0.075, "whole": 3, "unchecked": 1}
+    found = {"n": 13, "corpus": {"name": "chats.jsonl", "digest": "d"}, "suites": {"sense": suite}}
+    suite["found"] = {f"sense/{item}": 1.0 for item in range(15)}
+    for arm in ("distilled", "scratch"):
+        (root / "bench" / arm / "contamination.json").write_text(json.dumps(found))
+    paths = make(root, rate_command="viva rate x")
+    report = json.loads(paths.json.read_text())
+    (score,) = (one for one in report["arms"]["distilled"]["scores"] if one["suite"] == "sense")
+    assert score["without_overlap"]["value"] == pytest.approx((102 - 15) / 185)  # the first items are all answered
+    assert (score["without_overlap"]["n"], score["without_overlap"]["left_out"]) == (185, 15)
+    row = next(one for one in report["paired"][0]["rows"] if one["suite"] == "sense")
+    assert row["without_overlap"]["against"] == pytest.approx((124 - 15) / 185)
+    (warning,) = (one for one in report["warnings"] if one["code"] == "overlap" and one["arm"] == "distilled")
+    assert "sense 15 of 200 items" in warning["text"]
+    for page in (paths.html.read_text(), paths.md.read_text()):
+        assert "… without 15 that overlap" in page
+        assert "chats.jsonl (distilled and scratch)" in page
+        assert "sense/11 and 3 more" in page
+
+
 def test_the_table_for_a_terminal(run: Path, tmp_path: Path) -> None:
     table = compare(run, "teacher", "distilled")
     assert "−11.0 (" in table
