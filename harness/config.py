@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from harness.benchmarks import NAME, Bench
 from harness.terms import Table, Terms
 
 MADE_HERE = ("scratch", "teacher-layers", "importance")  # the starts that Viva makes from the teacher
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
 class Shape(Table):
@@ -93,7 +93,7 @@ class Train(Table):
         None, description="train from a cache of the teacher; without it the teacher runs along"
     )
     chunk_tokens: int = Field(
-        128, ge=0, description="tokens at once through output matrix and divergence; 0: all, by the model's own forward"
+        256, ge=0, description="tokens at once through output matrix and divergence; 0: all, by the model's own forward"
     )
     gradient_checkpointing: bool = Field(False, description="recompute layers in the backward pass: slower, smaller")
     lora: Lora | None = Field(None, description="train low-rank adapters only")
@@ -182,18 +182,6 @@ class Student(Table):
         if self.shape and self.start not in MADE_HERE:
             raise ValueError("a student that starts from a model of its own has that model's shape; drop one of both")
         return self
-
-
-class Bench(Table):
-    """Which benchmark suites every arm goes through."""
-
-    suites: tuple[str, ...] = Field(
-        ("words",), description="words (perplexity), shipped suites, lm-eval tasks, FILE.yaml or FOLDER/"
-    )
-    limit: int | None = Field(None, ge=1, description="items per suite, for a quick look; all by default")
-    held_out: int = Field(32, ge=1, description="held-out chats of the corpus scored by words")
-    human_documents: int = Field(24, ge=1, description="films whose reviews are scored by words")
-    human_characters: int = Field(1200, ge=1, description="characters kept of each film's reviews")
 
 
 class AnswerTable(Table):

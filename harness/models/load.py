@@ -34,7 +34,6 @@ def load_model(directory: Path, dtype: str = "float32") -> LoadedModel:
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
-                attn_implementation="sdpa",
             )
             tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # a damaged file makes these libraries raise many kinds

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from harness.train.cache import TeacherCache
 
 
+BIAS_ROWS = 8  # of held-out texts on which the bias is measured
+
+
 @dataclass(frozen=True)
 class Served:
     """An open cache, and what the manifest should know of it."""
@@ -75,7 +78,7 @@ def serve_from_cache(
     facts: dict[str, Any] = {"cache": {"key": key, **config.cache.model_dump(mode="json", exclude_none=True)}}
     facts["cache"] |= opened.facts(documents)
     if not table.endpoint:
-        rows = pack(held_out[: config.evaluate_chats], config.row_tokens)
+        rows = pack(held_out[: config.evaluate_chats], config.row_tokens)[:BIAS_ROWS]
         bias = fill.coarse_bias(teacher, student, rows, config.terms.kd, config.cache, vocabulary, seed)
         facts["cache"]["bias"] = bias
         say("cache: " + ", ".join(f"{name} {value:.4g}" for name, value in bias.items()))

@@ -130,10 +130,14 @@ def divergence_slope(
 ) -> tuple["torch.Tensor", "torch.Tensor"]:
     """The table's divergence per position [n], times T² where it says so, and its gradient by the student's logits.
 
-    `teacher_nV` are the teacher's logits; both are divided by the table's temperature here.
+    `teacher_nV` are the teacher's logits; both are divided by the table's temperature here, and overwritten: arrays of
+    this size cost more to fetch from the system than to fill.
     """
+    import torch
+
     lq, lp = (_tempered(logits, table.temperature).log_softmax(-1) for logits in (logits_nV, teacher_nV))
-    loss_n, grad_nV = SLOPES[table.divergence](lq, lp, lq.exp(), lp.exp(), **knobs_of(table))
+    q, p = torch.exp(lq, out=logits_nV), torch.exp(lp, out=teacher_nV)
+    loss_n, grad_nV = SLOPES[table.divergence](lq, lp, q, p, **knobs_of(table))
     return _scaled(loss_n, grad_nV, table)
 
 
