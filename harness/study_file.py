@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from harness.benchmarks import is_path
 from harness.config import Study
 from harness.errors import ConfigError
 
@@ -103,7 +104,7 @@ def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
         value = table.get(key) if isinstance(table, dict) else None
         if isinstance(value, str) and not value.startswith(("data:", "pypi:")):
             path = base / Path(value).expanduser()
-            if key not in ("source", "start") or path.exists() or value.startswith((".", "/", "~")):
+            if key not in ("source", "start", "tokenizer") or path.exists() or value.startswith((".", "/", "~")):
                 table[key] = str(path)
 
     teacher = raw.get("teacher")
@@ -122,12 +123,22 @@ def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
         file(terms.get("explanations") if isinstance(terms, dict) else None, "systems")
     file(raw.get("rate"), "scenarios")
     bench = raw.get("bench")
-    if isinstance(bench, dict) and isinstance(bench.get("suites"), list):
-        bench["suites"] = [
-            str(base / suite) if isinstance(suite, str) and suite.endswith((".yaml", ".yml", "/")) else suite
-            for suite in bench["suites"]
-        ]
+    if not isinstance(bench, dict):
+        return raw
+    suites, tables = bench.get("suites"), bench.get("suite")
+    if isinstance(suites, list):
+        bench["suites"] = [_suite_path(suite, base) for suite in suites]
+    for table in tables if isinstance(tables, list) else []:
+        file(table, "texts")
+        file(table, "data")
+        if isinstance(table, dict) and "task" in table:
+            table["task"] = _suite_path(table["task"], base)
+    file(bench.get("backend_args"), "tokenizer")
     return raw
+
+
+def _suite_path(suite: Any, base: Path) -> Any:
+    return str(base / Path(suite).expanduser()) if isinstance(suite, str) and is_path(suite) else suite
 
 
 def _config_error(error: ValidationError, text: str, path: Path) -> ConfigError:
