@@ -1,147 +1,233 @@
-"""What a model costs: parameters, bytes on disk, time to first token, tokens per second, peak memory.
+"""What models cost: size, memory, time to first token, tokens per second, energy, measured in turns.
 
-`measure` runs `python -m harness.bench.costs MODEL_DIR` once per arm: in a process of its own, the peak memory is the
-arm's and nobody else's.
+A machine drifts: it warms up, others use it, its clock changes. So each arm waits in a process of its own
+(`cost_worker`), and one measurement of each follows the other, round after round: what happens to the machine happens
+to all arms, and the ratio to the teacher within a round hardly moves. The order shifts by one each round, so that no
+arm always comes after the same one.
 """
 
 import json
 import os
-import platform
-import resource
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
-from harness.errors import RunError, VivaError
+from harness.bench.cost_memory import groups
+from harness.bench.wire import Wire
+from harness.errors import RunError
+from harness.records import dump_json, write_atomic
+from harness.rundir import digest
 
-PROMPT = 32
-OUTPUT = 32
-REPEATS = 5
-WARM_UP = 4  # tokens written before anything is timed
-TIMEOUT = 900  # seconds
-WEIGHTS = (".safetensors", ".bin", ".gguf", ".onnx", ".pt")
+SCHEMA = 2
+WARM_UP = 4  # tokens written before anything is timed, for each prompt and batch
+TIMEOUT = 900.0  # seconds for one answer of a process
+
+Report = Callable[[int, int, str], None]
 
 
-def measure(directory: Path, *, prompt: int = PROMPT, output: int = OUTPUT, repeats: int = REPEATS) -> dict[str, Any]:
-    """Measure one model directory in a fresh process; greedy, batch 1, on this machine's processor.
+@dataclass(frozen=True)
+class Settings:
+    """What is measured: every prompt length with every batch, `output` tokens each, `rounds` times.
 
-    Returns `parameters`, `parameters_without_embeddings`, `bytes_on_disk` (weights), `peak_memory_bytes` (resident,
-    the whole process), `memory_before_model_bytes` (resident, libraries only), `time_to_first_token_seconds` and
-    `tokens_per_second` (after the first token), the last two as {"median", "low", "high", "n"} over the repeats, and
-    `conditions`. Raises RunError with the process's last words when it fails.
+    The first prompt and the first batch are those of the headline numbers. `threads`: None for what torch would take.
     """
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "harness.bench.costs", str(directory), str(prompt), str(output), str(repeats)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
+
+    prompts: tuple[int, ...] = (32, 512)
+    batches: tuple[int, ...] = (1, 8)
+    output: int = 128
+    rounds: int = 5
+    threads: int | None = None
+
+    @property
+    def cells(self) -> list[dict[str, int]]:
+        """What each measurement asks for."""
+        return [
+            {"prompt": prompt, "output": self.output, "batch": batch}
+            for batch in self.batches
+            for prompt in self.prompts
+        ]
+
+
+def measure(directory: Path, settings: Settings | None = None) -> dict[str, Any]:
+    """The costs of one model directory by itself. Raises RunError with the process's last words when it fails."""
+    found = measure_together({"model": directory}, settings or Settings())["model"]
+    if "error" in found:
         raise RunError(
-            f"measuring {directory} took more than {TIMEOUT} s", hint="measure on a quieter machine"
-        ) from None
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise RunError(f"measuring the costs of {directory} failed: {last}", hint="is it a whole model directory?")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+            f"measuring the costs of {directory} failed: {found['error']}", hint="is it a whole model directory?"
+        )
     return found
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, lowest, highest and number of repeated measurements."""
-    return {"median": median(values), "low": min(values), "high": max(values), "n": len(values)}
+def bench_costs(
+    folders: Mapping[str, Path],
+    models: Mapping[str, Path],
+    digests: Mapping[str, str],
+    settings: Settings,
+    progress: Report | None = None,
+) -> list[Path]:
+    """Measure all arms in turns, the first one being the teacher, and leave `costs.json` in each arm's folder.
 
-
-def bytes_on_disk(directory: Path) -> int:
-    """Bytes of the weight files in a model directory."""
-    return sum(path.stat().st_size for path in directory.iterdir() if path.suffix in WEIGHTS)
-
-
-def count_parameters(model: Any) -> tuple[int, int]:
-    """(all parameters, those outside the input and output embeddings); tied weights count once."""
-    sizes = {id(weight): weight.numel() for weight in model.parameters()}
-    embeddings = [model.get_input_embeddings(), model.get_output_embeddings()]
-    inside = {id(weight) for layer in embeddings if layer is not None for weight in layer.parameters()}
-    return sum(sizes.values()), sum(size for key, size in sizes.items() if key not in inside)
-
-
-def resident_bytes(peak: bool = False) -> int:
-    """Resident memory of this process, now or at its peak.
-
-    Linux's getrusage also counts what the parent held before it started this process; /proc/self/status does not.
+    An arm whose file was made with these settings, weights (`digests`) and teacher is kept as it is; the others are
+    measured anew, beside the teacher. Returns the files. Raises RunError at the end for arms that could not be
+    measured; their files say why, and the next run tries those alone.
     """
-    field = "VmHWM:" if peak else "VmRSS:"
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(field):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    scale = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-
-
-def generate_timed(model: Any, ids: Any, output: int) -> tuple[float, float]:
-    """Write `output` tokens greedily after `ids` [1, T]; (seconds to the first, tokens per second after it).
-
-    A loop of its own instead of `generate`: no stopping early, nothing timed but the model.
-    """
-    import torch
-
-    with torch.inference_mode():
-        begun = time.perf_counter()
-        step = model(input_ids=ids, use_cache=True, logits_to_keep=1)
-        token = step.logits[:, -1:].argmax(-1)
-        first = time.perf_counter()
-        for _ in range(output - 1):
-            step = model(input_ids=token, past_key_values=step.past_key_values, use_cache=True, logits_to_keep=1)
-            token = step.logits[:, -1:].argmax(-1)
-        token.tolist()
-        return first - begun, (output - 1) / (time.perf_counter() - first)
-
-
-def run(directory: Path, prompt: int, output: int, repeats: int) -> dict[str, Any]:
-    """Measure in this process (see `measure`)."""
-    import torch
-
-    from harness.models.load import load_model
-
-    loading = resident_bytes()
-    loaded = load_model(directory)
-    model = loaded.model
-    total, inner = count_parameters(model)
-    # Any tokens cost the same; these are fixed, and spread over the vocabulary.
-    ids = torch.tensor([[(997 * k + 13) % model.config.vocab_size for k in range(prompt)]])
-    generate_timed(model, ids, WARM_UP)
-    times = [generate_timed(model, ids, output) for _ in range(repeats)]
-    return {
-        "parameters": total,
-        "parameters_without_embeddings": inner,
-        "bytes_on_disk": bytes_on_disk(directory),
-        "time_to_first_token_seconds": spread([first for first, _ in times]),
-        "tokens_per_second": spread([rate for _, rate in times]),
-        "peak_memory_bytes": resident_bytes(peak=True),
-        "memory_before_model_bytes": loading,
-        "conditions": {
-            "device": str(model.device),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
-            "batch": 1,
-            "prompt_tokens": prompt,
-            "output_tokens": output,
-            "warm_up_tokens": WARM_UP,
-            "decoding": "greedy",
-        },
+    teacher = next(iter(models))
+    keys = {
+        arm: digest(
+            {"schema": SCHEMA, "settings": asdict(settings), "model": digests[arm], "teacher": digests[teacher]}
+        )
+        for arm in models
     }
+    todo = [arm for arm in models if not _finished(folders[arm] / "costs.json", keys[arm])]
+    broken = {}
+    if todo:
+        chosen = {arm: models[arm] for arm in models if arm == teacher or arm in todo}
+        for arm, found in measure_together(chosen, settings, progress).items():
+            if arm in todo:
+                folders[arm].mkdir(parents=True, exist_ok=True)
+                write_atomic(folders[arm] / "costs.json", dump_json({**found, "viva": {"key": keys[arm]}}))
+                if "error" in found:
+                    broken[arm] = found["error"]
+    if broken:
+        reasons = "; ".join(f"{arm}: {why}" for arm, why in broken.items())
+        raise RunError(
+            f"the costs of some arms could not be measured. {reasons}",
+            hint="the others are kept; run the command again to measure only these",
+        )
+    return [folders[arm] / "costs.json" for arm in models]
 
 
-if __name__ == "__main__":
-    folder, *numbers = sys.argv[1:]
+def _finished(path: Path, key: str) -> bool:
     try:
-        print(json.dumps(run(Path(folder), *map(int, numbers))))
-    except VivaError as error:
-        sys.exit(error.what)
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return bool(found["viva"]["key"] == key and "error" not in found)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def measure_together(
+    models: Mapping[str, Path], settings: Settings, progress: Report | None = None
+) -> dict[str, dict[str, Any]]:
+    """Costs of each model, by name, measured in turns with the first one; `{"error": ...}` where that failed.
+
+    All wait in memory at once; where that is too little, the first one takes turns with a few of the others after
+    another few. Each arm's costs hold its rounds, and the first one's of the same turns.
+    """
+    report = progress or (lambda done, total, note: None)
+    first, *others = models
+    found: dict[str, dict[str, Any]] = {}
+    parts = groups(first, others, models)
+    total = sum(len(part) for part in parts) * (1 + len(settings.cells) * (settings.rounds + 1))
+    done = 0
+
+    def step(note: str) -> None:
+        nonlocal done
+        report(min(done, total), total, note)
+        done += 1
+
+    for part in parts:
+        together = _take_turns({name: models[name] for name in part}, settings, step)
+        teachers = together[first].get("rounds", [])
+        for name, one in together.items():
+            if name != first:
+                one["teacher_rounds"] = teachers
+            found.setdefault(name, one)
+    report(total, total, "")
+    return {name: _summary(found[name], settings) for name in models}
+
+
+def _take_turns(
+    models: Mapping[str, Path], settings: Settings, step: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """Facts and rounds of models that wait in memory together."""
+    found: dict[str, dict[str, Any]] = {name: {"rounds": []} for name in models}
+    context = settings.prompts[0] + settings.output / 2
+    with ExitStack() as stack:
+        alive: dict[str, Wire] = {}
+
+        def ask(name: str, **request: Any) -> dict[str, Any] | None:
+            try:
+                return alive[name].ask(request)
+            except RunError as error:  # this arm is over, the others go on
+                found[name]["error"] = error.what
+                alive.pop(name).close()
+                return None
+
+        for name, directory in models.items():  # all begin at once: imports take seconds
+            alive[name] = stack.enter_context(_worker(directory, settings.threads))
+        for name in models:
+            step(f"loading {name}")
+            found[name] |= ask(name, do="load", context=context) or {}
+        for cell in settings.cells:
+            fits = [name for name in alive if cell["prompt"] + cell["output"] <= found[name]["window"]]
+            for name in fits:
+                step(f"warming up {name}")
+                ask(name, do="time", **{**cell, "output": WARM_UP})
+            for number in range(settings.rounds):
+                shift = number % max(1, len(fits))
+                for name in [*fits[shift:], *fits[:shift]]:
+                    if name in alive:
+                        step(f"{name}, prompt {cell['prompt']}, batch {cell['batch']}, round {number + 1}")
+                        if one := ask(name, do="time", **cell):
+                            found[name]["rounds"].append({**cell, "round": number, **one})
+        for name in list(alive):
+            found[name] |= ask(name, do="memory") or {}
+        for name in models:
+            found[name].setdefault("conditions", {})["measured_with"] = [one for one in models if one != name]
+    return found
+
+
+@contextmanager
+def _worker(directory: Path, threads: int | None) -> Iterator[Wire]:
+    """A process that measures one model, ended however this ends."""
+    root = str(Path(__file__).resolve().parents[2])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    number = threads or int(os.environ.get("OMP_NUM_THREADS") or cores)
+    command = [sys.executable, "-m", "harness.bench.cost_worker", str(directory), str(number)]
+    with tempfile.TemporaryFile() as words:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, env=environment
+        )
+        wire = Wire(process, words, TIMEOUT)
+        try:
+            yield wire
+        finally:
+            wire.close()
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, quartiles, lowest, highest and number of repeated measurements."""
+    lower, _, upper = quantiles(values, n=4, method="inclusive") if len(values) > 1 else (values[0],) * 3
+    ends = {"low": min(values), "high": max(values), "n": len(values)}
+    return {"median": median(values), "lower_quartile": lower, "upper_quartile": upper, **ends}
+
+
+def _summary(found: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """An arm's costs with the spread of each cell; the first cell's once more as the headline numbers."""
+    if "error" in found:
+        return {key: value for key, value in found.items() if key != "rounds"}
+    cells = []
+    for cell in settings.cells:
+        mine = [one for one in found["rounds"] if all(one[key] == cell[key] for key in cell)]
+        if not mine:
+            cells.append({**cell, "left_out": f"longer than the model's window of {found['window']} tokens"})
+            continue
+        one: dict[str, Any] = {**cell, "time_to_first_token_seconds": spread([each["first_seconds"] for each in mine])}
+        if cell["output"] > 1:
+            one["tokens_per_second"] = spread([each["tokens_per_second"] for each in mine])
+        joules = [1000 * each["joules"] / each["tokens"] for each in mine if each["joules"] is not None]
+        one["joules_per_1000_tokens"] = spread(joules) if joules else None
+        cells.append(one)
+    names = ("time_to_first_token_seconds", "tokens_per_second", "joules_per_1000_tokens")
+    conditions = found["conditions"] | {"batch": settings.batches[0], "prompt_tokens": settings.prompts[0]}
+    conditions |= {"output_tokens": settings.output, "warm_up_tokens": WARM_UP, "rounds": settings.rounds}
+    headline = {name: cells[0].get(name) for name in names}
+    return {**found, **headline, "cells": cells, "conditions": conditions}

@@ -8,17 +8,23 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.bench.contamination import Item, N, overlaps
 from harness.config import Train
 from harness.corpus import read_corpus
-from harness.records import dump_json, write_atomic
+from harness.records import Chat, dump_json, write_atomic
 from harness.rundir import digest, sha256_file
 from harness.texts import is_text_corpus, read_text_corpus
 
+if TYPE_CHECKING:
+    from harness.bench.job import Job
+
 FILE = "contamination.json"
 SCHEMA = 1
+
+Texts = Mapping[str, Mapping[str, Mapping[str, str]]]
+"""Suite -> part -> id -> text."""
 
 
 @dataclass(frozen=True)
@@ -42,26 +48,47 @@ def training_corpus(train: Train, path: Path) -> Corpus:
                 yield text.text
             return
         for chat in read_corpus(path)[0]:
-            yield "\n".join(message.content for message in chat.messages)
+            yield _chat_text(chat)
 
     columns = [train.text_column, train.group_column, train.texts] if is_text_corpus(path) else None
     return Corpus(path.name, digest([sha256_file(path), columns]), documents)
 
 
-def note_overlaps(
-    folder: Path, corpus: Corpus, texts: Mapping[str, Mapping[str, str]] | None = None, *, n: int = N
-) -> Path:
+def texts_of(job: "Job") -> dict[str, dict[str, dict[str, str]]]:
+    """The documents of an arm's perplexity suites, as `note_overlaps` takes them."""
+    from harness.bench.documents import read_documents
+
+    held = {
+        "teacher_text": {chat.id: _chat_text(chat) for chat in job.held.chats},
+        "held_out_text": {text.id: text.text for text in job.held.texts},
+        "human_text": {str(number): text for number, text in enumerate(job.held.human)},
+    }
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for table in job.suites:
+        if table.what == "words":
+            found[table.name] = held
+        elif table.texts:
+            some = read_documents(job.base / table.texts, table.split, table.text_column, table.group_column)
+            found[table.name] = {"text": {text.id: text.text for text in some}}
+    return found
+
+
+def _chat_text(chat: Chat) -> str:
+    return "\n".join(message.content for message in chat.messages)
+
+
+def note_overlaps(folder: Path, corpus: Corpus, texts: Texts | None = None, *, n: int = N) -> Path:
     """Compare the items in an arm's `samples_<suite>.jsonl` with its training corpus; returns contamination.json.
 
-    `texts`: part -> id -> text of the documents of perplexity suites, whose samples hold no text. Suites that the file,
-    or another arm's in the same run, has already compared with this corpus are not compared again.
+    `texts`: the documents of perplexity suites, whose samples hold no text. Suites that the file, or another arm's in
+    the same run, has already compared with this corpus are not compared again.
     """
     found: dict[str, dict[str, Any]] = {}
     todo: dict[str, Sequence[Item]] = {}
     known = _known(folder.parent)
     for path in sorted(folder.glob("samples_*.jsonl")):
         name = path.stem.removeprefix("samples_")
-        items = list(items_of(path, texts or {}))
+        items = list(items_of(path, (texts or {}).get(name, {})))
         if not items:
             continue
         key = digest([SCHEMA, n, corpus.digest, [asdict(item) for item in items]])

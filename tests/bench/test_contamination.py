@@ -150,7 +150,7 @@ def test_a_table_of_texts_is_searched(tmp_path: Path) -> None:
     path.write_text("body\n" + "\n".join(f"{story} in year {k}" for k in range(30)))
     samples(tmp_path / "arm", [{"part": "tales", "id": "1", "tokens": 9}])
     corpus = training_corpus(train(path, text_column="body"), path)
-    found = json.loads(note_overlaps(tmp_path / "arm", corpus, {"tales": {"1": story.upper()}}).read_text())
+    found = json.loads(note_overlaps(tmp_path / "arm", corpus, {"quiz": {"tales": {"1": story.upper()}}}).read_text())
     assert found["suites"]["quiz"]["found"] == {"tales/1": 1.0}
     assert found["corpus"]["name"] == "texts.csv"
 
