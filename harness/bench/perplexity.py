@@ -11,8 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.bench.rows import CHUNK, Row, Span, default_budget, plan, row_logits, score, sharing_limit, target_scores
-from harness.bench.tokens import encode_text, prefix_token, rolling_windows, window_length
+from harness.bench.packing import Row
+from harness.bench.plan import Span, make_plan
+from harness.bench.reading import Reader, predictions
+from harness.bench.requests import encode_texts
+from harness.bench.rows import CHUNK, read, score, target_scores
+from harness.bench.tokens import prefix_token, rolling_windows, window_length
 from harness.errors import ConfigError
 from harness.models.chat_format import encode_document
 from harness.models.load import LoadedModel
@@ -49,44 +53,39 @@ def teacher_text(
         at = [t - 1 for t in range(1, len(ids)) if target[t]]
         spans.append(Span(ids[:-1], at, [ids[t + 1] for t in at]))
     compare = teacher is not None and same_vocabulary(student.tokenizer, teacher.tokenizer)
-    other = teacher.model if teacher is not None and compare and teacher is not student else None
-    found = [np.zeros((3, 0))] * len(spans)
-    budget, done = default_budget(student.model), 0
-    sharing = sharing_limit(student.model)
-    if other is not None:
-        sharing = min(sharing, sharing_limit(other))
-    for row in plan(spans, budget, sharing):
-        for member, sums in zip(row.members, _compare(student.model, other, row, spans, budget), strict=True):
-            found[member] = sums
-        done += len(row.members)
+    readers = [Reader(student.model)]
+    if teacher is not None and compare and teacher is not student:
+        readers.append(Reader(teacher.model))
+    plan = make_plan(spans, limit=min(reader.limit for reader in readers), piece=readers[0].piece)
+    sums_3N = np.zeros((3, plan.offsets[-1]))
+    owner_N = np.repeat(np.arange(len(spans)), np.diff(plan.offsets))
+    left = np.diff(plan.offsets)
+
+    def visit(row: Row, first: int, logits: list[torch.Tensor]) -> None:
+        at, target, slot = predictions(plan, row)
+        here = (at >= first) & (at < first + len(logits[0]))
+        sums_3N[0, slot[here]], _ = target_scores(logits[0], at[here] - first, target[here])
+        if len(logits) > 1:
+            kl_S, same_S = divergence(*logits)
+            sums_3N[1, slot[here]], sums_3N[2, slot[here]] = kl_S[at[here] - first], same_S[at[here] - first]
+
+    def finished(row: Row) -> None:
+        members, counts = np.unique(owner_N[predictions(plan, row)[2]], return_counts=True)
+        left[members] -= counts
         if on_done:
-            on_done(done, len(spans))
+            on_done(int((left == 0).sum()), len(spans))
+
+    read(readers, plan, range(len(plan.pieces)), visit, finished)
     records = []
-    for chat, span, sums, lost in zip(chats, spans, found, cut, strict=True):
-        logp, kl, same = sums.sum(axis=1)
+    parts = np.split(sums_3N, plan.offsets[1:-1], axis=1) if spans else []
+    for chat, span, part_3N, lost in zip(chats, spans, parts, cut, strict=True):
+        logp, kl, same = part_3N.sum(axis=1)
         record = {"part": "teacher_text", "id": chat.id, "kind": chat.kind, "tokens": len(span.at)}
         record |= {"loglikelihood": float(logp), "truncated": lost}
         if compare:
-            record |= {"kl": float(kl), "top1": int(same) if other is not None else len(span.at)}
+            record |= {"kl": float(kl), "top1": int(same) if len(readers) > 1 else len(span.at)}
         records.append(record)
     return records
-
-
-def _compare(model: Any, other: Any, row: Row, spans: Sequence[Span], budget: int) -> list[np.ndarray]:
-    """For each member of a row [3, n]: log-probability of the target, KL(other || model), same likeliest token."""
-    at = np.concatenate(row.where)
-    targets = np.concatenate([spans[member].targets for member in row.members]).astype(np.int64)
-    sums_3N = np.zeros((3, len(at)))
-    theirs = row_logits(other, row, budget) if other is not None else None
-    for first, logits_SV in row_logits(model, row, budget):
-        here = (at >= first) & (at < first + len(logits_SV))
-        sums_3N[0, here], _ = target_scores(logits_SV, at[here] - first, targets[here])
-        if theirs is not None:
-            # Both generators cut a row at the same places, because the places depend on the row alone.
-            _, other_SV = next(theirs)
-            kl_S, same_S = divergence(logits_SV, other_SV)
-            sums_3N[1, here], sums_3N[2, here] = kl_S[at[here] - first], same_S[at[here] - first]
-    return np.split(sums_3N, np.cumsum([len(where) for where in row.where])[:-1], axis=1)
 
 
 @torch.inference_mode()
@@ -126,9 +125,10 @@ def human_text(
     window = min(window, window_length(student.model, student.tokenizer))
     stride = min(stride, window)
     spans, owners = [], []
+    tokens = encode_texts(student.tokenizer, documents)
     for owner, document in enumerate(documents):
-        tokens = encode_text(student.tokenizer, document)
-        for one in rolling_windows(tokens, prefix_token(student.tokenizer), window, stride):
+        ids = tokens[document].tolist()
+        for one in rolling_windows(ids, prefix_token(student.tokenizer), window, stride):
             spans.append(Span.ending(*one))
             owners.append(owner)
     records = [
@@ -138,13 +138,13 @@ def human_text(
     ]
     done = 0
 
-    def on_row(finished: int) -> None:
+    def finished(scored: Sequence[Any]) -> None:
         nonlocal done
-        done += finished
+        done += len(scored)
         if on_done:
             on_done(done, len(spans))
 
-    for owner, (logp, _) in zip(owners, score(student.model, spans, on_row=on_row), strict=True):
+    for owner, (logp, _) in zip(owners, score(Reader(student.model), spans, on_done=finished), strict=True):
         records[owner]["loglikelihood"] += float(logp.sum())
         records[owner]["tokens"] += len(logp)
     return records

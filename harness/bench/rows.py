@@ -1,258 +1,273 @@
-"""Many token sequences in one forward pass: a row holds shared beginnings once and everything after as branches.
+"""Rows of pieces read by one or several models, on all cores, within the memory there is.
 
-A row is one sequence of length T under a mask in which each token sees only its own ancestors, with the position ids
-it would have had alone. Rows carry no padding, and logits are computed only where something is predicted.
+Each core reads rows of its own: no product waits for its second half, and a result does not depend on how many cores
+there are. What a row finds is written to places that are its own.
 """
 
-import functools
-import inspect
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from harness.bench.packing import Row, needed, pack
+from harness.bench.plan import Plan, Span, make_plan
+from harness.bench.reading import Reader, predictions
+from harness.bench.sampling import likeliest
+from harness.errors import VivaError
+
 CPU_BUDGET = 512
-GPU_BUDGET = 4096
+GPU_BUDGET = 8192
+WORKERS = 8
 CHUNK = 128  # positions whose distributions over the vocabulary are worked on at once
 
-
-@dataclass(frozen=True)
-class Span:
-    """One sequence to score: reading `ids`, the model predicts `targets[k]` at position `at[k]`."""
-
-    ids: list[int]
-    at: list[int]
-    targets: list[int]
-
-    @classmethod
-    def ending(cls, ids: list[int], targets: list[int]) -> "Span":
-        """A span whose last positions predict `targets`."""
-        return cls(ids, list(range(len(ids) - len(targets), len(ids))), targets)
+Visit = Callable[[Row, int, list[torch.Tensor]], None]
+"""Told (row, first index, logits_SV of each model) for a block of what a row keeps, in the thread that read it."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """Several spans laid out as one sequence of T tokens, with predictions wanted at S of them.
-
-    `ids`, `positions`: [T]. `visible`: [T, T] bool, None where it is plainly causal. `keep`: [S] places in the row,
-    ascending. `members`: indices of the spans; `where[k]`: the places in `keep` of the k-th member's predictions.
-    """
-
-    ids: np.ndarray
-    positions: np.ndarray
-    visible: np.ndarray | None
-    keep: np.ndarray
-    members: list[int]
-    where: list[np.ndarray]
+class TooLargeError(VivaError):
+    """One piece of a text, read alone, does not fit into memory."""
 
 
 def default_budget(model: Any) -> int:
-    """Tokens per row that keep the processor busy without spending it on the mask."""
+    """Tokens per row that keep the processor busy."""
     return CPU_BUDGET if model.device.type == "cpu" else GPU_BUDGET
 
 
-def plan(spans: Sequence[Span], budget: int, sharing: int) -> Iterator[Row]:
-    """Lay spans out in rows of at most `budget` tokens; a longer span has a row of its own.
-
-    Only spans of at most `sharing` tokens share a row (see `sharing_limit`); spans without targets get none. Sorted
-    spans have their longest common beginning with a neighbour, so looking back by one is enough to store it once.
-    """
-    wanted = [i for i, span in enumerate(spans) if span.targets]
-    order = sorted((i for i in wanted if len(spans[i].ids) <= sharing), key=lambda i: spans[i].ids)
-    shared = [0] + [_common(spans[a].ids, spans[b].ids) for a, b in itertools.pairwise(order)]
-    fresh = [len(spans[i].ids) - common for i, common in zip(order, shared, strict=False)]
-    start = 0
-    while start < len(order):
-        used, stop = len(spans[order[start]].ids), start + 1
-        while stop < len(order) and used + fresh[stop] <= budget:
-            used += fresh[stop]
-            stop += 1
-        stop = _best_cut(start, stop, shared, fresh, budget // 3) if stop < len(order) else stop
-        yield _lay_out(spans, order[start:stop])
-        start = stop
-    for i in wanted:
-        if len(spans[i].ids) > sharing:
-            yield _lay_out(spans, [i])
-
-
-def _best_cut(start: int, stop: int, shared: list[int], fresh: list[int], slack: int) -> int:
-    """End the row where the next one repeats least, giving up at most `slack` tokens of it."""
-    cut, dropped = stop, 0
-    for candidate in range(stop - 1, start, -1):
-        dropped += fresh[candidate]
-        if dropped > slack:
-            break
-        if shared[candidate] < shared[cut]:
-            cut = candidate
-    return cut
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    return next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
-def _lay_out(spans: Sequence[Span], members: list[int]) -> Row:
-    ids: list[int] = []
-    positions: list[int] = []
-    branches: list[tuple[int, int, np.ndarray]] = []  # (first new place, end, places of the ancestors)
-    places: list[np.ndarray] = []
-    before: list[int] = []
-    path = np.empty(0, dtype=np.int64)
-    for member in members:
-        span = spans[member]
-        common = _common(before, span.ids)
-        start = len(ids)
-        ids += span.ids[common:]
-        positions += range(common, len(span.ids))
-        branches.append((start, len(ids), path[:common]))
-        path = np.concatenate([path[:common], np.arange(start, len(ids))])
-        places.append(path[span.at])
-        before = span.ids
-    visible = None
-    # One branch after another, each going on where the last one ended, is a plain causal sequence.
-    if any(len(ancestors) < start for start, end, ancestors in branches if start < end):
-        visible = np.zeros((len(ids), len(ids)), dtype=bool)
-        for start, end, ancestors in branches:
-            visible[start:end, ancestors] = True
-            visible[start:end, start:end] = np.tri(end - start, dtype=bool)
-    keep = np.unique(np.concatenate(places))
-    where = [np.searchsorted(keep, place) for place in places]
-    return Row(np.array(ids), np.array(positions), visible, keep, members, where)
-
-
-@torch.inference_mode()
-def row_logits(model: Any, row: Row, budget: int) -> Iterator[tuple[int, torch.Tensor]]:
-    """The logits of a row's kept positions, in pieces: yields (first index into `keep`, logits_SV).
-
-    They come from the model's own forward, so scaling and soft-capping of an architecture stay. A plain sequence
-    longer than `budget` is read in pieces through the key-value cache, which bounds the memory of its logits.
-    """
-    accepted = _forward_parameters(type(model))
-    ids = torch.as_tensor(row.ids, device=model.device)[None]
-    positions = torch.as_tensor(row.positions, device=model.device)[None]
-    if row.visible is None and len(row.ids) > budget and "past_key_values" in accepted:
-        yield from _read_in_pieces(model, row, ids, budget, accepted)
-        return
-    keep = torch.as_tensor(row.keep, device=model.device)
-    inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
-    if row.visible is not None:
-        inputs |= {"attention_mask": _additive(row.visible, model), "position_ids": positions}
-    if "logits_to_keep" in accepted:
-        yield 0, model(**inputs, logits_to_keep=keep).logits[0]
-    else:
-        yield 0, model(**inputs).logits[0, keep]
-
-
-def _read_in_pieces(
-    model: Any, row: Row, ids: torch.Tensor, budget: int, accepted: frozenset[str]
-) -> Iterator[tuple[int, torch.Tensor]]:
-    past = None
-    for start in range(0, len(row.ids), budget):
-        end = min(start + budget, len(row.ids))
-        first, last = np.searchsorted(row.keep, [start, end])
-        keep = torch.as_tensor(row.keep[first:last] - start, device=model.device)
-        inputs = {"input_ids": ids[:, start:end], "past_key_values": past, "use_cache": True}
-        if "logits_to_keep" in accepted:
-            # A piece without predictions still has to fill the cache; one position is the least one can ask for.
-            inputs["logits_to_keep"] = keep if len(keep) else 1
-            output = model(**inputs)
-            logits = output.logits[0, : len(keep)]
-        else:
-            output = model(**inputs)
-            logits = output.logits[0, keep]
-        past = output.past_key_values
-        if len(keep):
-            yield int(first), logits
-
-
-def _additive(visible: np.ndarray, model: Any) -> torch.Tensor:
-    # Additive serves eager and sdpa attention alike; the lowest finite number instead of -inf, because a block of
-    # the fused kernels that is masked as a whole would give NaN.
-    hidden = torch.as_tensor(~visible, device=model.device)
-    mask = torch.zeros(visible.shape, dtype=model.dtype, device=model.device)
-    return mask.masked_fill_(hidden, torch.finfo(model.dtype).min)[None, None]
-
-
-@functools.cache
-def _forward_parameters(kind: type) -> frozenset[str]:
-    return frozenset(inspect.signature(kind.forward).parameters)
-
-
-@torch.inference_mode()
-def sharing_limit(model: Any) -> int:
-    """The longest span that may share a row: 0 for a model that cannot be masked freely.
-
-    Some models ignore a mask or position ids (recurrent layers, ALiBi, some attention kernels), so a small row is
-    tried and compared with the same spans read alone. Sliding windows are longer than the trial and are looked up.
-    """
-    if not {"attention_mask", "position_ids"} <= _forward_parameters(type(model)):
-        return 0
-    config = getattr(model.config, "text_config", None) or model.config
-    vocabulary = int(config.vocab_size)
-    spans = [Span.ending([(7 * t + 1) % vocabulary for t in tail], [0] * 4) for tail in _TRIAL]
-    row = next(plan(spans, 64, 64))
-    try:
-        packed = torch.cat([logits for _, logits in row_logits(model, row, 64)]).float()
-        for member, where in zip(row.members, row.where, strict=True):
-            alone = model(input_ids=torch.tensor([spans[member].ids], device=model.device), use_cache=False)
-            expected = alone.logits[0, spans[member].at].float()
-            slack = 1e-3 if model.dtype == torch.float32 else 5e-2
-            if not (packed[torch.as_tensor(where)] - expected).abs().max() <= slack * expected.abs().max().clamp(min=1):
-                return 0
-    except (TypeError, ValueError, RuntimeError):
-        return 0
-    limits = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    if getattr(config, "use_sliding_window", True) is False:
-        limits[0] = None
-    return min([int(limit) for limit in limits if limit], default=1 << 30)
-
-
-_TRIAL = [[*range(8), *tail] for tail in ([8, 9, 10], [11, 12, 13, 14], [8, 9, 15, 16, 17])]
-
-
 def score(
-    model: Any,
+    reader: Reader,
     spans: Sequence[Span],
     *,
     budget: int | None = None,
-    sharing: int | None = None,
-    on_row: Callable[[int], None] | None = None,
+    workers: int | None = None,
+    wanted: Sequence[bool] | None = None,
+    on_done: Callable[[list[tuple[int, np.ndarray, np.ndarray]]], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each span: (log-probability of each target in nats [n] float64, whether it is the likeliest token [n]).
 
-    `on_row` is told the number of spans that a finished row held.
+    Only spans `wanted` are read (empty arrays for the others), but in the same pieces as if all were. `on_done` is
+    told [(span, log-probabilities, likeliest)] of the spans that a finished row completed, one call at a time.
     """
+    plan = make_plan(spans, limit=reader.limit, piece=reader.piece)
+    size = int(plan.offsets[-1])
+    logp_N, best_N = np.empty(size), np.zeros(size, dtype=bool)
+    owner_N = np.repeat(np.arange(len(spans)), np.diff(plan.offsets))
+    asked = np.ones(len(spans), dtype=bool) if wanted is None else np.asarray(wanted, dtype=bool)
+    left = np.diff(plan.offsets)
+
+    def part(i: int) -> tuple[np.ndarray, np.ndarray]:
+        where = slice(plan.offsets[i], plan.offsets[i + 1]) if asked[i] else slice(0, 0)
+        return logp_N[where], best_N[where]
+
+    def visit(row: Row, first: int, logits: list[torch.Tensor]) -> None:
+        at, target, slot = predictions(plan, row)
+        here = (at >= first) & (at < first + len(logits[0]))
+        logp_N[slot[here]], best_N[slot[here]] = target_scores(logits[0], at[here] - first, target[here])
+
+    def finished(row: Row) -> None:
+        members, counts = np.unique(owner_N[predictions(plan, row)[2]], return_counts=True)
+        left[members] -= counts
+        if on_done:
+            whole = [int(i) for i in members[left[members] == 0] if asked[i]]
+            on_done([(i, *part(i)) for i in whole])
+
+    if on_done and (empty := [i for i in range(len(spans)) if asked[i] and not left[i]]):
+        on_done([(i, *part(i)) for i in empty])
+    read([reader], plan, needed(plan, asked[owner_N]), visit, finished, budget=budget, workers=workers, say=say)
+    return [part(i) for i in range(len(spans))]
+
+
+def read(
+    readers: Sequence[Reader],
+    plan: Plan,
+    todo: Sequence[int],
+    visit: Visit,
+    finished: Callable[[Row], None] = lambda row: None,
+    *,
+    budget: int | None = None,
+    workers: int | None = None,
+    say: Callable[[str], None] | None = None,
+    hold: Collection[int | None] = (),
+) -> None:
+    """Read the pieces `todo` of a plan in rows of `budget` tokens, by `workers` threads (default: one for each core).
+
+    `finished(row)` is called after the row's last visit, one call at a time. When memory runs out, the budget is
+    halved, `say` is told, and the reading goes on; with nothing left to halve, fewer threads read. The chains to `hold`
+    stay in memory. Raises TooLargeError when one piece in one thread is still too much.
+    """
+    model = readers[0].model
     budget = budget or default_budget(model)
-    sharing = sharing_limit(model) if sharing is None else sharing
-    found: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0), np.empty(0, dtype=bool))] * len(spans)
-    for row in plan(spans, budget, sharing):
-        at = np.concatenate(row.where)
-        targets = np.concatenate([spans[member].targets for member in row.members]).astype(np.int64)
-        logp, best = np.empty(len(at)), np.empty(len(at), dtype=bool)
-        for first, logits_SV in row_logits(model, row, budget):
-            here = (at >= first) & (at < first + len(logits_SV))
-            logp[here], best[here] = target_scores(logits_SV, at[here] - first, targets[here])
-        ends = np.cumsum([len(where) for where in row.where])[:-1]
-        for member, part, greedy in zip(row.members, np.split(logp, ends), np.split(best, ends), strict=True):
-            found[member] = (part, greedy)
-        if on_row:
-            on_row(len(row.members))
-    return found
+    cores = torch.get_num_threads()
+    workers = workers or (min(cores, WORKERS) if model.device.type == "cpu" else 1)
+    for alone in (False, True):
+        left = [number for number in todo if plan.pieces[number].alone is alone]
+        uses = Counter(chain for number in left for chain in _chains(plan, number) - {*hold})
+        with contextlib.ExitStack() as stack:
+            if left and not alone:
+                for reader in readers:
+                    stack.enter_context(reader.attending())
+            while left:
+                rows, workers = _pack(plan, left, budget, workers)
+                done: set[int] = set()
+
+                def run(row: Row) -> None:
+                    _read_row(readers, plan, row, visit)
+
+                def after(row: Row, done: set[int] = done, uses: Counter[int] = uses) -> None:
+                    done.update(row.pieces)
+                    finished(row)
+                    _forget(readers, plan, row, uses)
+
+                with _threads(max(1, cores // workers) if workers > 1 else cores):
+                    trouble = run_rows(rows, run, after, workers)
+                left = [number for number in left if number not in done]
+                if trouble is None:
+                    continue
+                size = sum(len(plan.pieces[number].ids) for number in trouble.pieces)
+                if len(trouble.pieces) > 1:
+                    budget = size // 2
+                    note = f"out of memory: going on with {budget} tokens at once"
+                elif workers > 1:
+                    workers = 1
+                    note = "out of memory: going on with one thread"
+                else:
+                    raise TooLargeError(
+                        f"{size} tokens of a text do not fit into memory",
+                        hint="free memory, or take a smaller model or one in bfloat16",
+                    )
+                if say:
+                    say(note)
 
 
-def target_scores(logits_SV: torch.Tensor, at: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probability in nats of `targets[k]` at row `at[k]` of the logits, and whether it is the likeliest token."""
+def _pack(plan: Plan, left: Sequence[int], budget: int, workers: int) -> tuple[list[Row], int]:
+    """Rows, and how many threads they can keep busy: one long text is better read by all cores together."""
+    rows = pack(plan, left, budget, workers)
+    depth: list[int] = []
+    for row in rows:
+        depth.append(1 + max((depth[before] for before in row.after), default=0))
+    width = max(1, round(len(rows) / max(depth)))
+    return (rows, workers) if width >= workers else (pack(plan, left, budget, width), width)
+
+
+def _read_row(readers: Sequence[Reader], plan: Plan, row: Row, visit: Visit) -> None:
+    with torch.inference_mode():
+        block = min(reader.block for reader in readers)
+        for blocks in zip(*(reader.logits(plan, row, block) for reader in readers), strict=True):
+            visit(row, blocks[0][0], [logits_SV for _, logits_SV in blocks])
+
+
+def _chains(plan: Plan, number: int) -> set[int]:
+    piece = plan.pieces[number]
+    return {chain for chain in (piece.source, piece.chain) if chain is not None}
+
+
+def _forget(readers: Sequence[Reader], plan: Plan, row: Row, uses: Counter[int]) -> None:
+    """Let go of the chains that nobody will ask for again."""
+    for number in row.pieces:
+        for chain in _chains(plan, number):
+            uses[chain] -= 1
+            if uses[chain] == 0:  # never for those to hold, which were not counted
+                for reader in readers:
+                    reader.memory.pop(chain, None)
+
+
+def run_rows(rows: Sequence[Row], run: Callable[[Row], None], after: Callable[[Row], None], workers: int) -> Row | None:
+    """Run rows in order in `workers` threads, each once the rows it builds on are done; `after` one at a time.
+
+    Returns the row at which memory ran out, None when all are done. Any other error is raised again here.
+    """
+    done: set[int] = set()
+    state = threading.Condition()
+    taken = iter(range(len(rows)))
+    failures: list[tuple[Row, BaseException]] = []
+
+    def work() -> None:
+        while True:
+            with state:
+                number = next(taken, None)
+                if number is None:
+                    return
+                state.wait_for(lambda number=number: rows[number].after <= done or failures)
+                if failures:
+                    return
+            try:
+                run(rows[number])
+                with state:
+                    done.add(number)
+                    after(rows[number])
+                    state.notify_all()
+            except BaseException as error:
+                with state:
+                    failures.append((rows[number], error))
+                    state.notify_all()
+                return
+
+    if workers == 1:
+        work()
+    else:
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(workers, len(rows)))]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException as error:  # Ctrl-C: the threads end with their rows
+            with state:
+                failures.append((rows[0], error))
+            for thread in threads:
+                thread.join()
+    for _, error in failures:
+        if not out_of_memory(error):
+            raise error
+    return failures[0][0] if failures else None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python, the processor's allocator or a GPU's said that memory is out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and ("out of memory" in str(error) or "allocate memory" in str(error))
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """torch computes each operation in `count` threads within it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def target_scores(logits_SV: torch.Tensor, at: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probability in nats of `target[k]` at row `at[k]` of the logits, and whether it is the likeliest token."""
     logp, best = np.empty(len(at)), np.empty(len(at), dtype=bool)
+    scratch_CV = _scratch(logits_SV)
     for start in range(0, len(logits_SV), CHUNK):
         chunk_CV = logits_SV[start : start + CHUNK].float()
         here = (at >= start) & (at < start + CHUNK)
         at_N = torch.as_tensor(at[here] - start, device=logits_SV.device)
-        targets_N = torch.as_tensor(targets[here], device=logits_SV.device)
+        target_N = torch.as_tensor(target[here], device=logits_SV.device)
         # Not logits - logsumexp, which is closer to the truth: torch's log_softmax is off by some 2e-5 for each token
         # of a large vocabulary, always upwards, and over a long answer that would set us apart from lm-eval.
-        logp[here] = chunk_CV.log_softmax(-1)[at_N, targets_N].double().cpu().numpy()
-        best[here] = (chunk_CV.argmax(-1)[at_N] == targets_N).cpu().numpy()
+        logp_CV = torch.ops.aten._log_softmax.out(chunk_CV, -1, False, out=scratch_CV[: len(chunk_CV)])
+        logp[here] = logp_CV[at_N, target_N].double().cpu().numpy()
+        best[here] = (likeliest(chunk_CV)[at_N] == target_N).cpu().numpy()
     return logp, best
+
+
+def _scratch(logits_SV: torch.Tensor) -> torch.Tensor:
+    """Memory of this thread's own for one chunk, used again and again."""
+    shape = (CHUNK, logits_SV.shape[-1])
+    kept: torch.Tensor | None = getattr(_own, "scratch", None)
+    if kept is None or kept.shape != shape or kept.device != logits_SV.device:
+        kept = _own.scratch = torch.empty(shape, device=logits_SV.device)
+    return kept
+
+
+_own = threading.local()

@@ -1,0 +1,236 @@
+"""Attention piece by piece: each piece of a row sees its own past and, of itself, what it may.
+
+Registered with transformers as an attention implementation, it serves every architecture that goes through its
+attention interface. The past is attended to without a mask and the piece itself with a small one; both results are
+brought together by their logsumexp (as in Dao et al., FlashAttention, 2022, section 3.1), so that no keys are copied.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from harness.bench.plan import Piece, Plan
+from harness.errors import ConfigError
+from harness.models.attention import ALTERING, Rule
+
+NAME = "viva_pieces"
+
+Memory = dict[int, dict[int, tuple[torch.Tensor, torch.Tensor]]]
+"""By chain and layer: keys and values [1, K, capacity, d]."""
+
+
+class Attention(Protocol):
+    """How queries, keys and values of one layer become its output, for the forward pass under way in this thread."""
+
+    windows: set[int]  # which the architecture's masks have, noted during the pass
+    used: set[int]  # which its layers speak of
+
+    def attend(
+        self, layer: int, rule: Rule, query_BHTd: torch.Tensor, key_BKTd: torch.Tensor, value_BKTd: torch.Tensor
+    ) -> torch.Tensor:
+        """Output [B, T, H, d]."""
+        ...
+
+
+class _Local(threading.local):
+    now: Attention | None = None
+
+
+_local = _Local()
+
+
+@contextlib.contextmanager
+def attending(model: Any) -> Iterator[None]:
+    """Within it, `model` attends as the forward pass under way says (`by`); outside, as it always does."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(NAME, _attend)
+    AttentionMaskInterface.register(NAME, _no_mask)
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@contextlib.contextmanager
+def by(attention: Attention) -> Iterator[None]:
+    """Within it, forward passes of this thread attend by `attention`."""
+    _local.now = attention
+    try:
+        yield
+    finally:
+        _local.now = None
+
+
+def _no_mask(*args: Any, local_size: int | None = None, **kwargs: Any) -> None:
+    """No mask; a window or chunk that it would have had is noted."""
+    if local_size is not None and _local.now is not None:
+        _local.now.windows.add(local_size)
+
+
+def _attend(
+    module: Any,
+    query_BHTd: torch.Tensor,
+    key_BKTd: torch.Tensor,
+    value_BKTd: torch.Tensor,
+    attention_mask: Any,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    altered = attention_mask is not None or any(kwargs.get(name) is not None for name in ALTERING)
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if altered or not causal or _local.now is None:
+        raise ConfigError(f"{type(module).__name__} attends by more than queries, keys and a causal mask")
+    # Some architectures (Qwen 2 MoE) keep the window to themselves and put it into the mask only.
+    window = getattr(module, "sliding_window", None) if sliding_window is None else sliding_window
+    if window is not None:
+        _local.now.used.add(window)
+    rule = Rule(query_BHTd.shape[-1] ** -0.5 if scaling is None else scaling, window, softcap)
+    return _local.now.attend(module.layer_idx, rule, query_BHTd, key_BKTd, value_BKTd), None
+
+
+@dataclass
+class Pieces:
+    """Attention for a row of pieces that lie one behind the other; keys and values go into `memory` where asked."""
+
+    pieces: Sequence[Piece]
+    plan: Plan
+    memory: Memory
+    windows: set[int] = field(default_factory=set)
+    used: set[int] = field(default_factory=set)
+    masks: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict)
+
+    def attend(
+        self, layer: int, rule: Rule, query_BHTd: torch.Tensor, key_BKTd: torch.Tensor, value_BKTd: torch.Tensor
+    ) -> torch.Tensor:
+        heads, tokens = query_BHTd.shape[1:3]
+        # Zeros, because what pads the row attends to nothing.
+        out_BTHd = value_BKTd.new_zeros(1, tokens, heads, value_BKTd.shape[-1])
+        start = 0
+        for number, piece in enumerate(self.pieces):
+            cut = slice(start, start + len(piece.ids))
+            own = query_BHTd[:, :, cut], key_BKTd[:, :, cut], value_BKTd[:, :, cut]
+            self._one(number, layer, rule, *own, out_BTHd[:, cut])
+            if piece.chain is not None:
+                self._remember(layer, piece, *own[1:])
+            start = cut.stop
+        return out_BTHd
+
+    def _one(
+        self,
+        number: int,
+        layer: int,
+        rule: Rule,
+        query_BHTd: torch.Tensor,
+        key_BKTd: torch.Tensor,
+        value_BKTd: torch.Tensor,
+        out_BTHd: torch.Tensor,
+    ) -> None:
+        """The attention of one piece, written to `out_BTHd`."""
+        piece = self.pieces[number]
+        past = self.memory[piece.source][layer] if piece.source is not None else None
+        plain = rule.softcap is None and not rule.narrows(piece.context)
+        if not (plain and query_BHTd.device.type == "cpu" and query_BHTd.shape[-1] == value_BKTd.shape[-1]):
+            if past is not None:
+                seen = slice(max(0, piece.past + 1 - rule.window) if rule.window is not None else 0, piece.past)
+                key_BKTd = torch.cat([past[0][:, :, seen], key_BKTd], dim=2)
+                value_BKTd = torch.cat([past[1][:, :, seen], value_BKTd], dim=2)
+            mask_TT = self._mask(number, key_BKTd.shape[2], rule, query_BHTd)
+            out_BTHd.copy_(masked(rule, query_BHTd, key_BKTd, value_BKTd, mask_TT).transpose(1, 2))
+            return
+        mask_TT = None if piece.visible is None else self._mask(number, len(piece.ids), rule, query_BHTd)
+        own_BHTd, own_lse_BHT = flash(query_BHTd, key_BKTd, value_BKTd, rule.scaling, mask_TT, causal=mask_TT is None)
+        if past is None:
+            out_BTHd.copy_(own_BHTd.transpose(1, 2))
+            return
+        key_BKPd, value_BKPd = (one[:, :, : piece.past] for one in past)
+        # The heads of a group ask the same keys: as one head with more queries, in larger matrix products.
+        folded = query_BHTd.unflatten(1, (key_BKTd.shape[1], -1))
+        past_BKGTd, past_lse_BKGT = (
+            one.unflatten(2, folded.shape[2:4])
+            for one in flash(folded.flatten(2, 3), key_BKPd, value_BKPd, rule.scaling)
+        )
+        share_BKGT = torch.sigmoid(own_lse_BHT.unflatten(1, folded.shape[1:3]) - past_lse_BKGT)
+        torch.lerp(
+            past_BKGTd,
+            own_BHTd.unflatten(1, folded.shape[1:3]),
+            share_BKGT[..., None].to(own_BHTd.dtype),
+            out=out_BTHd.unflatten(2, folded.shape[1:3]).permute(0, 2, 3, 1, 4),
+        )
+
+    def _mask(self, number: int, length: int, rule: Rule, like: torch.Tensor) -> torch.Tensor:
+        """What is added to the scores of one piece [T, length]: nothing where a key is seen, else the lowest number."""
+        piece = self.pieces[number]
+        window = rule.window if rule.narrows(piece.context) else None
+        if (number, length, window) not in self.masks:
+            size = len(piece.ids)
+            own_TT = np.tri(size, dtype=bool) if piece.visible is None else piece.visible
+            seen_TL = np.ones((size, length), dtype=bool)
+            seen_TL[:, length - size :] = own_TT
+            if window is not None:
+                key_L = np.concatenate([np.arange(piece.past + size - length, piece.past), piece.positions])
+                seen_TL &= piece.positions[:, None] - key_L[None] < window
+            # Not -inf: a block of the fused kernels that is masked as a whole would give NaN.
+            hidden_TL = torch.as_tensor(~seen_TL, device=like.device)
+            mask_TL = torch.zeros(seen_TL.shape, dtype=like.dtype, device=like.device)
+            self.masks[number, length, window] = mask_TL.masked_fill_(hidden_TL, torch.finfo(like.dtype).min)
+        return self.masks[number, length, window]
+
+    def _remember(self, layer: int, piece: Piece, key_BKTd: torch.Tensor, value_BKTd: torch.Tensor) -> None:
+        assert piece.chain is not None
+        chain = self.memory.setdefault(piece.chain, {})
+        if layer not in chain:
+            capacity = self.plan.capacity[piece.chain]
+            chain[layer] = tuple(  # type: ignore[assignment]
+                one.new_empty(1, one.shape[1], capacity, one.shape[-1]) for one in (key_BKTd, value_BKTd)
+            )
+            if piece.source is not None:  # a branch brings the past of its stem with it
+                for kept, before in zip(chain[layer], self.memory[piece.source][layer], strict=True):
+                    kept[:, :, : piece.past] = before[:, :, : piece.past]
+        for kept, new in zip(chain[layer], (key_BKTd, value_BKTd), strict=True):
+            kept[:, :, piece.past : piece.context] = new
+
+
+def masked(
+    rule: Rule, query_BHTd: torch.Tensor, key_BKLd: torch.Tensor, value_BKLd: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Attention under an additive mask that broadcasts to [B, H, T, L], with capped scores where the rule says so."""
+    groups = query_BHTd.shape[1] // key_BKLd.shape[1]
+    key_BHLd, value_BHLd = (one.repeat_interleave(groups, dim=1) for one in (key_BKLd, value_BKLd))
+    if rule.softcap is None:
+        return torch.nn.functional.scaled_dot_product_attention(
+            query_BHTd, key_BHLd, value_BHLd, attn_mask=mask, scale=rule.scaling
+        )
+    score_BHTL = query_BHTd @ key_BHLd.transpose(-1, -2) * rule.scaling
+    score_BHTL = rule.softcap * torch.tanh(score_BHTL / rule.softcap) + mask
+    # The softmax in float32 even where the products are bfloat16, as transformers does.
+    wide = torch.promote_types(score_BHTL.dtype, torch.float32)
+    return score_BHTL.softmax(-1, dtype=wide).to(value_BHLd.dtype) @ value_BHLd
+
+
+def flash(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float,
+    mask: torch.Tensor | None = None,
+    *,
+    causal: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """torch's fused kernel for processors: output [B, H, T, d] and the logsumexp of the scores [B, H, T]."""
+    out: tuple[torch.Tensor, torch.Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, causal, attn_mask=mask, scale=scaling
+    )
+    return out
