@@ -100,7 +100,7 @@ def test_an_unknown_suite_names_the_nearest():
     ("text", "message"),
     [
         ("task: [", "cannot read the task"),
-        ("group: mine\ntask: [a]\n", "is a group"),
+        ("group: mine\ntask: [a]\n", "names 'a', which is no task"),
         ("some: thing\n", "holds no task"),
         (TASK.format(name="mine").replace("items.jsonl", "gone.jsonl"), "cannot be loaded"),
     ],
