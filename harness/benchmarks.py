@@ -3,7 +3,7 @@
 from pathlib import PurePath
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, PositiveInt, model_validator
 
 from harness.terms import Table
 
@@ -134,6 +134,18 @@ class Bench(Table):
     held_out: int = Field(32, ge=1, description="held-out chats or texts of the corpus scored by words")
     human_documents: int = Field(24, ge=1, description="films whose reviews are scored by words")
     human_characters: int = Field(1200, ge=1, description="characters kept of each film's reviews")
+    cost_rounds: int = Field(5, ge=1, description="costs: measurements of each arm, prompt length and batch")
+    cost_prompts: tuple[PositiveInt, ...] = Field(
+        (32, 512), min_length=1, description="costs: prompt lengths in tokens; the first gives the headline numbers"
+    )
+    cost_batches: tuple[PositiveInt, ...] = Field(
+        (1, 8), min_length=1, description="costs: prompts at once; the first gives the headline numbers"
+    )
+    cost_output: int = Field(128, ge=1, description="costs: tokens written to each prompt")
+    grid_g_per_kwh: float | None = Field(None, gt=0, description="grams of CO2 for a kWh: the report adds CO2")
+    price_per_hour: float | None = Field(
+        None, gt=0, description="price of an hour of this machine: the report adds the price of tokens"
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -13,11 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.config import MADE_HERE, Student, Study
+from harness.config import MADE_HERE, Student, Study, Train
 from harness.errors import ConfigError, RunError
 from harness.progress import bar, duration, leads, say
 from harness.records import Scenario, read_jsonl, write_atomic
-from harness.resources import data_path, resolve_file
+from harness.resources import resolve_file
 from harness.rundir import RunDir, Stage, digest, now, read_manifest, sha256_file
 from harness.study_file import load_study
 
@@ -157,75 +157,102 @@ def _train(run: Run, job: "Job") -> None:
 
 
 def bench_stage(run: Run, only: Sequence[str] = ()) -> None:
-    """Score every arm (or those named in `only`) on the study's suites and costs."""
-    for arm in only or run.study.arms:
+    """Score every arm (or those named in `only`) on the study's suites, then measure what they cost, side by side.
+
+    Raises RunError at the end where something failed for an arm; everything else is finished by then.
+    """
+    for arm in only:
         if arm != run.study.teacher.name:
             run.student(arm)
+    shared: dict[str, Any] = {}
+    broken: list[RunError] = []
+    arms = [arm for arm in run.study.arms if not only or arm in only]
+    for arm in arms:
         stage = Stage(f"bench/{arm}", run.dir.bench(arm), _bench_config(run), _bench_inputs(run, arm))
-        with _shown(f"bench {arm}", stage) as progress:
-            if progress:
-                _bench(run, arm, stage, progress)
+        try:
+            with _shown(f"bench {arm}", stage) as progress:
+                if progress:
+                    _bench(run, arm, stage, progress, shared)
+        except RunError as error:
+            say(f"bench {arm}: {error.what}")
+            broken.append(error)
+    try:
+        _costs(run, arms)
+    except RunError as error:
+        broken.append(error)
+    if broken:
+        what = "; ".join(dict.fromkeys(error.what for error in broken))
+        raise RunError(what, hint=broken[0].hint) from broken[0]
+
+
+COSTS = {"cost_rounds", "cost_prompts", "cost_batches", "cost_output", "grid_g_per_kwh", "price_per_hour"}
 
 
 def _bench_config(run: Run) -> dict[str, Any]:
-    return run.study.bench.model_dump(mode="json") | {"system": run.study.system}
+    return run.study.bench.model_dump(mode="json", exclude=COSTS) | {"system": run.study.system}
 
 
 def _bench_inputs(run: Run, arm: str) -> dict[str, str]:
+    from harness.bench.suite_files import suite_digest
+
     inputs = {"model": run.model_digest(arm), "teacher": run.model_digest(run.study.teacher.name)}
     corpus = bench_corpus(run.study)
     if corpus:
-        inputs["corpus"] = sha256_file(corpus)
-    return inputs | {f"suite {suite}": suite_digest(suite) for suite in run.study.bench.suites}
+        inputs["corpus"] = sha256_file(corpus[1])
+    trained = _trained_on(run, arm)
+    if trained:
+        inputs["trained on"] = sha256_file(trained[1])
+    return inputs | {f"suite {suite.name}": suite_digest(suite) for suite in run.study.bench.all_suites}
 
 
-def suite_digest(name: str) -> str:
-    """What a suite is made of: the hash of its files, or its name where it is one of lm-eval's own."""
-    path = Path(name) if Path(name).is_absolute() else None
-    with contextlib.suppress(ConfigError):
-        path = path or data_path(f"suites/{name}")
-    if path is None or not path.exists():
-        return f"named {name}"
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    return digest({file.name: sha256_file(file) for file in files})
-
-
-def bench_corpus(study: Study) -> Path | None:
-    """The corpus whose held-out chats `words` scores: that of the first student that is trained here."""
+def bench_corpus(study: Study) -> tuple[Train, Path] | None:
+    """The corpus whose held-out part `words` scores, and how it is read: that of the first student trained here."""
     for student in study.student:
         if student.train:
-            return resolve_file(student.train.corpus, Path.cwd())
+            return student.train, resolve_file(student.train.corpus, Path.cwd())
     return None
 
 
-def _bench(run: Run, arm: str, stage: Stage, progress: Any) -> None:
-    from harness.bench.human_text import human_documents
+def _trained_on(run: Run, arm: str) -> tuple[Train, Path] | None:
+    train = run.study.teacher.train if arm == run.study.teacher.name else run.student(arm).train
+    return None if train is None else (train, resolve_file(train.corpus, Path.cwd()))
+
+
+def _bench(run: Run, arm: str, stage: Stage, progress: Any, shared: dict[str, Any]) -> None:
+    from harness.bench.job import study_job
     from harness.bench.stage import bench_arm
-    from harness.corpus import read_corpus
-    from harness.texts import is_text_corpus
+    from harness.bench.training_overlap import note_overlaps, texts_of, training_corpus
     from harness.tune import keep_big_blocks
 
     keep_big_blocks()
     started = now()
-    table = run.study.bench
-    corpus = bench_corpus(run.study)
-    held_out = read_corpus(corpus)[1][: table.held_out] if corpus and not is_text_corpus(corpus) else []
-    documents = human_documents(table.human_documents, table.human_characters) if "words" in table.suites else []
-    stage.folder.mkdir(parents=True, exist_ok=True)
+    models = digest([stage.inputs["model"], stage.inputs["teacher"]])
     with _failing(stage, started):
-        outputs = bench_arm(
-            stage.folder,
-            run.model_dir(arm),
-            run.teacher_dir,
-            table.suites,
-            key=stage.key,
-            held_out=held_out,
-            human_docs=documents,
-            system=run.study.system,
-            limit=table.limit,
-            progress=progress,
+        job = study_job(
+            run.study, stage.folder, run.model_dir(arm), run.teacher_dir, bench_corpus(run.study), key=models
         )
+        outputs = bench_arm(job, progress, shared)
+        if trained := _trained_on(run, arm):
+            progress(0, 0, "looking for its items in the training corpus")
+            outputs.append(note_overlaps(stage.folder, training_corpus(*trained), texts_of(job)))
         stage.finish(outputs, started)
+
+
+def _costs(run: Run, arms: Sequence[str]) -> None:
+    """What the arms cost, measured in turns beside the teacher; those whose costs are known are left out."""
+    from harness.bench.costs import Settings, bench_costs
+
+    table = run.study.bench
+    names = dict.fromkeys([run.study.teacher.name, *arms])
+    settings = Settings(table.cost_prompts, table.cost_batches, table.cost_output, table.cost_rounds)
+    with bar("costs") as progress:
+        bench_costs(
+            {arm: run.dir.bench(arm) for arm in names},
+            {arm: run.model_dir(arm) for arm in names},
+            {arm: run.model_digest(arm) for arm in names},
+            settings,
+            progress,
+        )
 
 
 def answer_stage(run: Run) -> None:
