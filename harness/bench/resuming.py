@@ -112,7 +112,7 @@ class ResumingLM(LM):
 
         self.lm.set_cache_hook(_Hook(add_partial))
         with _no_bars(self.server):
-            found = list(getattr(self.lm, kind)([request for _, request in left]))
+            found = list(getattr(self.lm, kind)([request for _, request in left], disable_tqdm=True))
         if len(found) != len(left):
             raise ValueError(f"{len(found)} answers to {len(left)} requests")
         add([(key, answer) for (key, _), answer in zip(left, found, strict=True) if key not in answers])
