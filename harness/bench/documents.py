@@ -60,7 +60,7 @@ def _parts(text: str, split: str) -> list[str]:
     if split == "whole":
         parts = [text]
     elif split == "blank":
-        parts = [part.strip("\n") for part in re.split(r"\n[ \t\r]*\n", text)]
+        parts = re.split(r"\n(?:[ \t\r]*\n)+", re.sub(r"\A(?:[ \t\r]*\n)+", "", text).rstrip("\r\n"))
     else:
         try:
             begin = re.compile(split)
