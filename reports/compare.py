@@ -1,11 +1,10 @@
-"""Benchmarks and costs of every arm side by side, each also as a fraction of the teacher's."""
+"""Benchmark scores of every arm side by side, each also as a fraction of the teacher's."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from reports.load import Source
-from reports.numbers import NBSP, NONE, of_teacher, percent, plain_number, scaled, seconds, span, times
+from reports.numbers import NBSP, NONE, of_teacher, percent, plain_number, span, times
 from reports.paired import overlapping, score_parts
 
 METRICS = {
@@ -37,44 +36,6 @@ class Row:
     note: str
     better: str
     cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class _Cost:
-    key: str
-    label: str
-    show: Callable[[float | None], str]
-    ratio: Callable[[float | None], str]
-    better: str
-
-
-def _bytes(value: float | None) -> str:
-    return scaled(value, "B")
-
-
-COSTS = (
-    _Cost("parameters", "Parameters", scaled, percent, "lower"),
-    _Cost("parameters_without_embeddings", "… without embeddings", scaled, percent, "lower"),
-    _Cost("bytes_on_disk", "Size on disk", _bytes, percent, "lower"),
-    _Cost("tokens_per_second", "Tokens a second", plain_number, times, "higher"),
-    _Cost("time_to_first_token_seconds", "Time to first token", seconds, times, "lower"),
-    _Cost("peak_memory_bytes", "Peak memory", _bytes, percent, "lower"),
-)
-
-
-def cost(costs: dict[str, Any], key: str) -> float | None:
-    """A cost as one number: the median where it was measured several times, None where it was not."""
-    value = costs.get(key)
-    if isinstance(value, dict):
-        value = value.get("median")
-    return float(value) if isinstance(value, (int, float)) else None
-
-
-def costs_json(source: Source, arm: str) -> dict[str, Any]:
-    """An arm's costs as they were measured, and each as a fraction of the teacher's."""
-    mine, teachers = source.costs.get(arm, {}), source.costs.get(source.teacher, {})
-    ratios = {item.key: of_teacher(cost(mine, item.key), cost(teachers, item.key)) for item in COSTS}
-    return {**mine, "of_teacher": {key: value for key, value in ratios.items() if value is not None}} if mine else {}
 
 
 def scores_json(source: Source, arm: str) -> list[dict[str, Any]]:
@@ -109,20 +70,6 @@ def at_chance(score: dict[str, Any]) -> bool:
     """Whether a score is not clearly above its chance level, so that nothing can be kept of it."""
     chance = score.get("chance")
     return chance is not None and bool(score["value"] - 1.96 * (score.get("stderr") or 0.0) <= chance)
-
-
-def cost_rows(source: Source) -> list[Row]:
-    """Size, speed and memory of all arms; costs that no arm has are left out."""
-    rows = []
-    for item in COSTS:
-        values = [cost(source.costs.get(arm, {}), item.key) for arm in source.arms]
-        if any(value is not None for value in values):
-            cells = [
-                Cell(item.show(value), item.ratio(of_teacher(value, values[0])) if index and value is not None else "")
-                for index, value in enumerate(values)
-            ]
-            rows.append(Row(item.label, "", item.better, tuple(cells)))
-    return rows
 
 
 def score_rows(source: Source, arms: dict[str, Any]) -> list[Row]:

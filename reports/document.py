@@ -4,7 +4,8 @@ from typing import Any
 
 from reports import wording
 from reports.analysis import analyse
-from reports.compare import at_chance, costs_json, scores_json
+from reports.compare import at_chance, scores_json
+from reports.costs import costs_json, same_energy
 from reports.load import Source
 from reports.paired import over_pairs
 from reports.seeds import over_seeds
@@ -96,6 +97,11 @@ def _study_warnings(source: Source, people: dict[str, Any] | None, pairs: list[d
         if rows := [row for row in pair["rows"] if row["different"]]:
             suites = list(dict.fromkeys(row["suite"] for row in rows))
             said.append({"code": "items_differ", "arm": pair["arm"], "against": pair["against"], "suites": suites})
+    for arm, costs in source.costs.items():
+        if costs.get("error"):
+            said.append({"code": "costs_failed", "arm": arm, "reason": costs["error"]})
+        elif costs and not same_energy(costs, source.costs.get(source.teacher) or costs):
+            said.append({"code": "energy_mixed", "arm": arm})
     for arm, found in source.overlaps.items():
         suites = {name: one for name, one in (found.get("suites") or {}).items() if one.get("overlapping")}
         if suites:

@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from reports import figures
-from reports.compare import COSTS, cost, score_label
+from reports import figure_costs, figures
+from reports.compare import score_label
+from reports.cost_tables import COSTS
 from reports.load import Source
-from reports.numbers import of_teacher
 from reports.tidy import MEASURES
 from reports.wording import MEASURE_NAMES
 
+LEFT_OUT = ("parameters_without_embeddings", "bytes_in_memory", "flops_per_token")  # they follow the parameters
 MARKS = {"judge": "ratings by models", "simulated": "simulated raters"}
 
 
@@ -22,15 +23,15 @@ def page_pictures(source: Source, report: dict[str, Any], people: dict[str, Any]
         points = []
         for arm in source.students:
             fraction = report["arms"][arm].get("satisfaction", {}).get("fraction")
-            size = of_teacher(
-                cost(source.costs.get(arm, {}), "parameters"), cost(source.costs.get(source.teacher, {}), "parameters")
-            )
+            size = report["arms"][arm]["costs"].get("of_teacher", {}).get("parameters")
             if fraction and size is not None:
                 points.append((arm, index[arm], size, fraction))
         if points:
             found.append(figures.frontier(points, "parameters"))
     if multiples:
         found.append(figures.retained(multiples, source.arms))
+    if points := _smaller_faster(source, index, report["arms"]):
+        found.append(figure_costs.smaller_faster(points))
     logs = [(arm, index[arm], log) for arm, log in source.training.items() if log]
     if logs:
         found.append(figures.training(logs))
@@ -79,7 +80,7 @@ def _multiples(
     for arm in source.students:
         costs = arms[arm]["costs"].get("of_teacher", {})
         for item in COSTS:
-            if item.key in costs and item.key != "parameters_without_embeddings" and costs[item.key] > 0:
+            if item.key in costs and item.key not in LEFT_OUT and costs[item.key] > 0:
                 arrow = "↑" if item.better == "higher" else "↓"
                 rows.setdefault(f"{item.label} {arrow}", []).append((index[arm], costs[item.key]))
         for score in arms[arm]["scores"]:
@@ -87,3 +88,17 @@ def _multiples(
                 arrow = "↑" if score.get("higher_is_better") else "↓"
                 rows.setdefault(f"{score_label(score)} {arrow}", []).append((index[arm], score["retained"]))
     return list(rows.items())
+
+
+def _smaller_faster(
+    source: Source, index: dict[str, int], arms: dict[str, Any]
+) -> list[tuple[str, int, float, dict[str, Any]]]:
+    """Students with a size and a speed: name, index, times smaller, speed ratio with its limits."""
+    points = []
+    for arm in source.students:
+        costs = arms[arm]["costs"]
+        size, speed = (costs.get("of_teacher", {}).get(key) for key in ("parameters", "tokens_per_second"))
+        if size and speed:
+            limits = costs.get("of_teacher_interval", {}).get("tokens_per_second") or {"low": None, "high": None}
+            points.append((arm, index[arm], 1 / size, {**limits, "estimate": speed}))
+    return points

@@ -11,8 +11,8 @@ from typing import Any
 
 from harness.records import dump_json, write_atomic
 from harness.rundir import RunDir
-from reports import figures, numbers, pair_tables, wording
-from reports.compare import Cell, Row, cost_rows, score_rows
+from reports import cost_tables, figures, numbers, pair_tables, wording
+from reports.compare import Cell, Row, score_rows
 from reports.document import build
 from reports.examples import choose
 from reports.load import Source, load
@@ -66,7 +66,7 @@ def _view(source: Source, report: dict[str, Any], rate_command: str) -> dict[str
     """What the templates show."""
     people = {**report, "n": report["n"]} if report["n"]["ratings"] else None
     source = replace(source, arms=tuple(report["study"]["arms"]))
-    benchmarks, costs = score_rows(source, report["arms"]), cost_rows(source)
+    benchmarks, costs = score_rows(source, report["arms"]), cost_tables.cost_rows(source, report["arms"])
     pictures = page_pictures(source, report, people)
     rule, examples = choose(source, people)
     return {
@@ -91,6 +91,12 @@ def _view(source: Source, report: dict[str, Any], rate_command: str) -> dict[str
         "hardware": _merged(report["provenance"], "hardware"),
         "warnings": wording.gathered(report["warnings"]),
         "gathered": wording.gathered,
+        "cost_header": cost_tables.CELL_HEADER,
+        "cost_lines": cost_tables.cell_lines(source, report["arms"]),
+        "cost_verdicts": cost_tables.smaller_faster(source, report["arms"]),
+        "cost_claims": cost_tables.claim_lines(),
+        "cost_claims_note": cost_tables.CLAIMS_NOTE,
+        "energy_sources": _energy_sources(report["arms"]),
         "pair_tables": pair_tables.tables(report["paired"]),
         "pair_header": pair_tables.HEADER,
         "pair_help": pair_tables.HELP,
@@ -128,6 +134,12 @@ def _rating_rows(source: Source, arms: dict[str, Any]) -> list[Row]:
             Row(f"{name}, fraction kept", f"95{numbers.NBSP}% interval", "higher", tuple(kept)),
         ]
     return rows
+
+
+def _energy_sources(arms: dict[str, Any]) -> list[str]:
+    """How the arms' energy is known, each way once: 'measured (RAPL: ...)'."""
+    sources = [block["costs"].get("energy_source") for block in arms.values()]
+    return list(dict.fromkeys(f"{one['kind']} ({one['how']})" for one in sources if one))
 
 
 def _merged(lines: list[dict[str, Any]], key: str) -> dict[str, str]:

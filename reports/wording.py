@@ -5,7 +5,7 @@ The text adapts to what is there. A fraction never stands without its n, and nev
 
 from typing import Any
 
-from reports.compare import cost
+from reports.costs import costs_json
 from reports.load import Source
 from reports.numbers import (
     NBSP,
@@ -77,9 +77,8 @@ def _n_clause(people: dict[str, Any]) -> str:
 
 def _size_and_speed(source: Source, arm: str) -> tuple[float | None, float | None]:
     """Parameters and tokens a second as fractions of the teacher's, None where they were not measured."""
-    mine, teachers = source.costs.get(arm, {}), source.costs.get(source.teacher, {})
-    size, speed = (of_teacher(cost(mine, key), cost(teachers, key)) for key in ("parameters", "tokens_per_second"))
-    return size, speed
+    ratios = costs_json(source, arm).get("of_teacher", {})
+    return ratios.get("parameters"), ratios.get("tokens_per_second")
 
 
 def _what_is_known(source: Source, arm: str) -> str:
@@ -236,6 +235,13 @@ WARNINGS: dict[str, Any] = {
     "teacher_at_chance": lambda w: (
         f"The teacher itself is not clearly above chance on {joined(w['suites'])}: what a student keeps of that says "
         "nothing."
+    ),
+    "costs_failed": lambda w: (
+        f"Its costs could not be measured: {w['reason']}. Run viva bench again to measure it alone."
+    ),
+    "energy_mixed": lambda w: (
+        "Its energy and the teacher's are not known in the same way (measured here, estimated there, or by another "
+        "model), so no ratio of them is given."
     ),
     "items_differ": lambda w: (
         f"Some items of {joined(w['suites'])} are not the same as those of {w['against']}: they are left out of the "

@@ -89,14 +89,49 @@ def costs(arm: str) -> dict[str, Any]:
     at = ARMS.index(arm)
     size = (134_515_008, 99_100_800, 99_100_800)[at]
     speed = (24.0, 33.5, 33.4)[at]
-    return {
+    conditions = {"threads": 2, "prompt_tokens": 32, "batch": 1, "output_tokens": 128, "rounds": 5}
+    found = {
         "parameters": size,
         "parameters_without_embeddings": size - 28_311_552,
         "bytes_on_disk": 2 * size,
-        "time_to_first_token_seconds": {"median": 5 / speed, "low": 4.8 / speed, "high": 5.4 / speed, "n": 9},
-        "tokens_per_second": {"median": speed, "low": speed - 1, "high": speed + 1, "n": 9},
+        "bytes_in_memory": 4 * size,
+        "flops_per_token": 2.1 * size,
         "peak_memory_bytes": 4 * size + 3e8,
-        "conditions": {"threads": 2},
+        "energy_source": {"kind": "estimated", "how": "assumed: 5 W for each busy core"},
+        "conditions": conditions,
+        "cells": [cell(speed, batch) for batch in (1, 8)],
+        "rounds": [one for batch in (1, 8) for one in cost_rounds(speed, batch, at)],
+    }
+    if at:
+        found["teacher_rounds"] = [one for batch in (1, 8) for one in cost_rounds(24.0, batch, 0)]
+    head = ("time_to_first_token_seconds", "tokens_per_second", "joules_per_1000_tokens")
+    return found | {key: found["cells"][0][key] for key in head}
+
+
+def cost_rounds(speed: float, batch: int, arm: int) -> list[dict[str, Any]]:
+    """Five measurements on a machine that gets slower, each arm a little off the drift."""
+    found = []
+    for number in range(5):
+        drift = (1 - 0.05 * number) * (1 + 0.01 * math.sin(3 * number + arm))
+        rate = speed * batch * 0.7 * drift
+        one = {"prompt": 32, "output": 128, "batch": batch, "round": number, "tokens": 128 * batch}
+        one |= {"first_seconds": 5 / speed / drift, "tokens_per_second": rate, "joules": 1280 * batch / rate}
+        found.append(one)
+    return found
+
+
+def cell(speed: float, batch: int) -> dict[str, Any]:
+    def spread(middle: float) -> dict[str, float]:
+        near = {"lower_quartile": 0.95 * middle, "upper_quartile": 1.05 * middle}
+        return {"median": middle, "low": 0.9 * middle, "high": 1.1 * middle, "n": 5, **near}
+
+    return {
+        "prompt": 32,
+        "output": 128,
+        "batch": batch,
+        "time_to_first_token_seconds": spread(4.5 / speed),
+        "tokens_per_second": spread(0.63 * speed * batch),
+        "joules_per_1000_tokens": spread(16_000 / speed / batch),
     }
 
 

@@ -1,0 +1,191 @@
+"""Costs as a reader sees them: rows of the table of arms, every prompt length and batch, and 'x smaller, y faster'."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from reports.compare import Cell, Row
+from reports.costs import cost
+from reports.load import Source
+from reports.numbers import NBSP, NONE, joined, percent, plain_number, scaled, seconds, times
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper says of its student: times smaller (parameters) and times faster than its teacher, and where."""
+
+    name: str
+    smaller: float
+    faster: float
+    text: str
+    source: str
+
+
+CLAIMS = (
+    Claim("DistilBERT", 1 / 0.6, 1.63, "40 % smaller, 1.63× faster", "Sanh et al. 2019, arXiv 1910.01108, table 3"),
+    Claim("TinyBERT", 7.5, 9.4, "7.5× smaller, 9.4× faster", "Jiao et al. 2020, arXiv 1909.10351, abstract"),
+)
+CLAIMS_NOTE = "Both are encoders against BERT-base, measured on other tasks and machines: a scale, not a competitor."
+
+
+@dataclass(frozen=True)
+class _Cost:
+    key: str
+    label: str
+    show: Callable[[float | None], str]
+    ratio: Callable[[float | None], str]
+    better: str
+    of_cell: bool = False  # depends on prompt, output and batch
+
+
+def _bytes(value: float | None) -> str:
+    return scaled(value, "B")
+
+
+def _joules(value: float | None) -> str:
+    return scaled(value, "J") if value is None or value >= 1000 else f"{plain_number(value)}{NBSP}J"
+
+
+def _grams(value: float | None) -> str:
+    if value is None:
+        return NONE
+    return f"{plain_number(value)}{NBSP}g" if value >= 0.1 else f"{plain_number(1000 * value)}{NBSP}mg"
+
+
+COSTS = (
+    _Cost("parameters", "Parameters", scaled, percent, "lower"),
+    _Cost("parameters_without_embeddings", "… without embeddings", scaled, percent, "lower"),
+    _Cost("bytes_on_disk", "Size on disk", _bytes, percent, "lower"),
+    _Cost("bytes_in_memory", "Weights in memory", _bytes, percent, "lower"),
+    _Cost("peak_memory_bytes", "Peak memory", _bytes, percent, "lower"),
+    _Cost("peak_gpu_memory_bytes", "Peak memory of the GPU", _bytes, percent, "lower"),
+    _Cost("flops_per_token", "Operations a written token", scaled, percent, "lower", True),
+    _Cost("tokens_per_second", "Tokens a second", plain_number, times, "higher", True),
+    _Cost("time_to_first_token_seconds", "Time to first token", seconds, times, "lower", True),
+    _Cost("joules_per_1000_tokens", "Energy of 1,000 tokens", _joules, times, "lower", True),
+    _Cost("co2_g_per_1000_tokens", "CO2 of 1,000 tokens", _grams, times, "lower", True),
+    _Cost("price_per_million_tokens", "Price of a million tokens", plain_number, times, "lower", True),
+)
+ENERGY = ("joules_per_1000_tokens", "co2_g_per_1000_tokens")
+
+
+def cost_rows(source: Source, arms: Mapping[str, Any]) -> list[Row]:
+    """Size, speed, memory and energy of all arms; what no arm has is left out. `arms` as in report.json."""
+    rows = []
+    for item in COSTS:
+        costs = [arms[arm]["costs"] for arm in source.arms]
+        if not any(cost(one, item.key) is not None for one in costs):
+            continue
+        kinds = {energy_kind(one) for one in costs if item.key in ENERGY and cost(one, item.key) is not None}
+        notes = [_conditions(costs)] if item.of_cell else []
+        notes += [next(iter(kinds))] if len(kinds) == 1 else []
+        if item.key == ENERGY[1]:
+            notes.append(f"at {source.grid:g} g a kWh")
+        if item.key == "price_per_million_tokens":
+            notes.append(f"at {source.price:g} an hour")
+        cells = tuple(_number(item, one, at > 0, len(kinds) > 1) for at, one in enumerate(costs))
+        rows.append(Row(item.label, ", ".join(note for note in notes if note), item.better, cells))
+    return rows
+
+
+def energy_kind(costs: Mapping[str, Any]) -> str:
+    """'measured' or 'estimated'."""
+    return str((costs.get("energy_source") or {}).get("kind", ""))
+
+
+def _number(item: _Cost, costs: Mapping[str, Any], against: bool, mixed: bool) -> Cell:
+    """A cost of one arm; `against` the teacher, and saying how its energy is known where arms are `mixed`."""
+    value = cost(costs, item.key)
+    ratio = (costs.get("of_teacher") or {}).get(item.key) if against and value is not None else None
+    text = "" if ratio is None else item.ratio(ratio)
+    limits = (costs.get("of_teacher_interval") or {}).get(item.key)
+    if limits and text:
+        text += f"; {_range(limits)}"
+    return Cell(item.show(value), text, energy_kind(costs) if mixed and value is not None else "")
+
+
+def _range(limits: Mapping[str, Any]) -> str:
+    return f"{limits['low']:.2f} to {limits['high']:.2f}"
+
+
+def _conditions(costs: list[Mapping[str, Any]]) -> str:
+    known = [one["conditions"] for one in costs if one.get("conditions", {}).get("prompt_tokens")]
+    return f"prompt {known[0]['prompt_tokens']}, batch {known[0]['batch']}" if known else ""
+
+
+CELL_HEADER = (
+    *("prompt", "batch", "arm", "time to first token", "tokens a second", "energy of 1,000 tokens"),
+    *("CO2 of 1,000", "price of a million"),
+)
+Parts = tuple[str, str]
+"""What a cell of a table says, and below it in small letters the ratio to the teacher."""
+
+
+def cell_lines(source: Source, arms: Mapping[str, Any]) -> list[tuple[Parts, ...]]:
+    """A line for each prompt length, batch and arm: medians with quartiles, ratios to the teacher with intervals."""
+    found: dict[tuple[int, int], list[tuple[Parts, ...]]] = {}
+    for arm in source.arms:
+        for cell in arms[arm]["costs"].get("cells") or []:
+            head = [(str(cell["prompt"]), ""), (str(cell["batch"]), ""), (arm, "")]
+            ratios = cell.get("of_teacher") or {}
+            if "left_out" in cell:
+                numbers = [(cell["left_out"], ""), *[(NONE, "")] * (len(CELL_HEADER) - 4)]
+            else:
+                numbers = [(_quartiles(cell.get(name), show), _ratio(ratios.get(name))) for name, show in SHOWN]
+                numbers.append((_grams(cell["co2_g_per_1000_tokens"]), ""))
+                numbers.append((plain_number(cell["price_per_million_tokens"]), ""))
+            found.setdefault((cell["prompt"], cell["batch"]), []).append((*head, *numbers))
+    return [line for lines in found.values() for line in lines]
+
+
+SHOWN: tuple[tuple[str, Callable[[float | None], str]], ...] = (
+    ("time_to_first_token_seconds", seconds),
+    ("tokens_per_second", plain_number),
+    ("joules_per_1000_tokens", _joules),
+)
+
+
+def _quartiles(spread: Mapping[str, Any] | None, show: Callable[[float | None], str]) -> str:
+    if not spread:
+        return NONE
+    if "lower_quartile" not in spread:
+        return show(spread["median"])
+    return f"{show(spread['median'])} ({show(spread['lower_quartile'])} to {show(spread['upper_quartile'])})"
+
+
+def _ratio(limits: Mapping[str, Any] | None) -> str:
+    if not limits:
+        return ""
+    return f"{times(limits['estimate'])}" + ("" if limits["low"] is None else f" ({_range(limits)})")
+
+
+def smaller_faster(source: Source, arms: Mapping[str, Any]) -> list[str]:
+    """One sentence a student: how many times smaller and faster than the teacher, and what of its energy it needs."""
+    said = []
+    for arm in source.students:
+        costs = arms[arm]["costs"]
+        ratios, limits = costs.get("of_teacher") or {}, costs.get("of_teacher_interval") or {}
+        facts = []
+        if ratios.get("parameters"):
+            facts.append(f"{_times_more(1 / ratios['parameters'], 'smaller', 'larger')} (parameters)")
+        if rate := ratios.get("tokens_per_second"):
+            interval = limits.get("tokens_per_second")
+            if interval and rate < 1:
+                interval = {"low": 1 / interval["high"], "high": 1 / interval["low"]}
+            more = f"{_range(interval)}, " if interval else ""
+            facts.append(f"{_times_more(rate, 'faster', 'slower')} ({more}tokens a second, {_conditions([costs])})")
+        if ratios.get("joules_per_1000_tokens"):
+            kind = energy_kind(costs)
+            facts.append(f"at {times(ratios['joules_per_1000_tokens'])} the energy a token ({kind})")
+        if facts:
+            said.append(f"{arm} is {joined(facts)}.")
+    return said
+
+
+def _times_more(ratio: float, more: str, less: str) -> str:
+    return f"{times(ratio)} {more}" if ratio >= 1 else f"{times(1 / ratio)} {less}"
+
+
+def claim_lines() -> list[str]:
+    """What DistilBERT and TinyBERT claim, with their sources."""
+    return [f"{claim.name}: {claim.text} ({claim.source})." for claim in CLAIMS]
