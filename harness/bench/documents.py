@@ -208,14 +208,19 @@ def text_scores(suite: str, part: str, samples: Sequence[dict[str, Any]]) -> lis
 
 
 def interval(score: Score, level: float = 0.95) -> tuple[float, float] | None:
-    """The confidence interval of a score over documents by Student's t; of a perplexity, that of its logarithm."""
+    """The confidence interval of a score over documents by Student's t, within what the score can be.
+
+    Of a perplexity it is that of its logarithm.
+    """
     from scipy.stats import t
 
     if score.stderr is None or score.n < 2:
         return None
     half = float(t.ppf((1 + level) / 2, score.n - 1)) * score.stderr
     if not score.unit.startswith("perplexity"):
-        return score.value - half, score.value + half
+        least = -math.inf if score.unit not in ("share", "squared error", "nats/token", "bits/byte") else 0.0
+        most = 1.0 if score.unit == "share" else math.inf
+        return max(least, score.value - half), min(most, score.value + half)
     factor = math.exp(min(half / score.value, 700.0))
     return score.value / factor, score.value * factor
 

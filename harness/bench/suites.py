@@ -245,7 +245,7 @@ def _load_error(name: str, error: Exception, data: str | None) -> Exception:
     return SourceError(
         f"suite {name}: the task {config.task} could not get its data set {hub}: {first_line(error)}",
         hint="it comes from the Hugging Face hub: connect once, or name a local copy of it (JSONL, CSV or Parquet): "
-        f'[[bench.suite]] name = "{name}" data = "FOLDER"',
+        f'[[bench.suite]] name = "{name}" data = "FOLDER", or --data FOLDER',
     )
 
 
