@@ -61,7 +61,7 @@ def two(request: pytest.FixtureRequest, one: Path, tmp_path_factory: pytest.Temp
     return folder
 
 
-def compare(ours: Path, theirs: Path, tolerance: float = 1e-5) -> None:
+def assert_same_training(ours: Path, theirs: Path, tolerance: float = 1e-5) -> None:
     """The same curve, evaluations and weights."""
     lines, others = ([json.loads(text) for text in (at / "metrics.jsonl").read_text().splitlines()]
                      for at in (ours, theirs))  # fmt: skip
@@ -80,7 +80,7 @@ def compare(ours: Path, theirs: Path, tolerance: float = 1e-5) -> None:
 def test_two_processes_take_the_steps_of_one(one: Path, two: Path, case: str) -> None:
     # Sharded layers are gathered in bfloat16, their norms' weights included, which autocast leaves as they are.
     rounded = case == "bfloat16" and "sharded" in two.name
-    compare(two / case, one / case, 1e-2 if rounded else 1e-5)
+    assert_same_training(two / case, one / case, 1e-2 if rounded else 1e-5)
 
 
 def test_a_saved_model_is_an_ordinary_one(two: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_saved_model_is_an_ordinary_one(two: Path) -> None:
 
 
 def test_a_checkpoint_of_one_process_continues_in_two(one: Path, two: Path) -> None:
-    compare(two / "plain stopped", one / "plain")
+    assert_same_training(two / "plain stopped", one / "plain")
 
 
 @pytest.mark.parametrize("case", ["uneven", "layers"])
@@ -101,7 +101,7 @@ def test_a_checkpoint_of_two_processes_continues_in_one(one: Path, two: Path, ca
     shutil.copytree(two / f"{case} left", tmp_path / case)
     assert not (tmp_path / case / "model").exists()
     run_case(case, tmp_path / case)
-    compare(tmp_path / case, one / case)
+    assert_same_training(tmp_path / case, one / case)
 
 
 def test_after_the_launch_the_main_process_is_alone(two: Path) -> None:
