@@ -72,14 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--plan", action="store_true", help="print what the trainings will cost, and train nothing")
     train.add_argument("--json", action="store_true", help="with --plan: print it as JSON")
 
-    corpus = command("corpus", corpus_command, "let the teacher answer prompts: a corpus to train on")
-    corpus.add_argument("--prompts", default="data:prompts/everyday.jsonl", metavar="FILE", help="JSONL of prompts")
-    corpus.add_argument("--out", type=Path, required=True, metavar="FILE", help="corpus to write or to continue")
-    corpus.add_argument("--samples", type=int, default=1, metavar="N", help="answers per prompt (default: 1)")
-    corpus.add_argument("--max-tokens", type=int, default=128, metavar="N", help="longest answer (default: 128)")
-    corpus.add_argument("--temperature", type=float, default=0.6, metavar="T", help="sampling (default: 0.6)")
-    corpus.add_argument("--top-p", type=float, default=0.9, metavar="P", help="nucleus sampling (default: 0.9)")
-    corpus.add_argument("--batch", type=int, default=48, metavar="N", help="chats written at once (default: 48)")
+    _corpus_options(command("corpus", corpus_command, "let the teacher answer prompts: a corpus to train on"))
 
     export = command("export", export_command, "write an arm's model as GGUF, ONNX, 8 or 4 bits")
     export.add_argument("--arm", required=True, metavar="ARM", help="the arm whose model is written")
@@ -119,6 +112,16 @@ def _model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--backend-arg", action="append", default=[], metavar="KEY=VALUE", help="a setting of it")
     group.add_argument("--trust-code", action="store_true", help="run Python code that local tasks bring")
     group.add_argument("--costs", action="store_true", help="measure time, memory and energy too")
+
+
+def _corpus_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompts", default="data:prompts/everyday.jsonl", metavar="FILE", help="JSONL of prompts")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="corpus to write or to continue")
+    parser.add_argument("--samples", type=int, default=1, metavar="N", help="answers per prompt (default: 1)")
+    parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="longest answer (default: 128)")
+    parser.add_argument("--temperature", type=float, default=0.6, metavar="T", help="sampling (default: 0.6)")
+    parser.add_argument("--top-p", type=float, default=0.9, metavar="P", help="nucleus sampling (default: 0.9)")
+    parser.add_argument("--batch", type=int, default=48, metavar="N", help="chats written at once (default: 48)")
 
 
 def _server_options(parser: argparse.ArgumentParser) -> None:
