@@ -146,7 +146,7 @@ def _run(
             broken[table.name] = error
             continue
         broken |= {f"{table.name}, {task}": error for task, error in failed.items()}
-        results["viva"] |= {"key": "" if failed else job.key_of(table), "notes": list(notes)}
+        results["viva"] |= {"key": "" if failed else job.key_of(table), "notes": list(notes), "seed": job.seed}
         results["viva"] |= {"broken": {task: _reason(error) for task, error in failed.items()}} if failed else {}
         results["viva"]["files"] = {path.name: sha256_file(path) for path in own_files(table, job.base)}
         lines = (json.dumps(one, ensure_ascii=False, allow_nan=False) + "\n" for one in samples)
