@@ -89,7 +89,7 @@ def load_suite(suite: str | SuiteTable, base: Path | None = None, *, trust_code:
     with quiet_libraries(), tempfile.TemporaryDirectory(prefix="viva-suite-") as scratch:
         found = _find(table, base or Path(), trust_code, scratch)
         if table.data:
-            _use_data(found, (base or Path()) / table.data, scratch)
+            _use_data(table, found, (base or Path()) / table.data, scratch)
         with contextlib.nullcontext() if found.trusted else tame_templates():
             loaded, broken = _load(table, found)
             _apply_settings(table, list(loaded["tasks"].values()))
@@ -185,7 +185,7 @@ def _data_of(config: dict[str, Any]) -> dict[str, Any]:
     return kept | {"dataset_kwargs": dict(options) if options else None}
 
 
-def _use_data(found: _Found, data: Path, scratch: str) -> None:
+def _use_data(table: SuiteTable, found: _Found, data: Path, scratch: str) -> None:
     """Let the wanted tasks read `data` in place of what they name."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -196,7 +196,10 @@ def _use_data(found: _Found, data: Path, scratch: str) -> None:
             hint="name a folder with a file or a folder for each dataset_name",
         )
     for name, entry in tasks.items():
-        config = load_yaml(entry.yaml_path) if entry.yaml_path else entry.cfg
+        try:
+            config = load_yaml(entry.yaml_path) if entry.yaml_path else entry.cfg
+        except Exception as error:  # the task's own modules may raise anything
+            raise _load_error(table.name, error, table.data) from error
         found.data.setdefault(name, _data_of(config))
         use_local_data(config, data)
         read_afresh(config, scratch)

@@ -83,6 +83,8 @@ def test_lm_evals_own_tasks_name_the_extra_that_they_need() -> None:
         with pytest.raises(ConfigError, match="ifeval needs the Python package langdetect") as caught:
             load_suite(SuiteTable(name="ifeval"))
         assert caught.value.hint == "pip install 'lm-eval[ifeval]'"
+        with pytest.raises(ConfigError, match="ifeval needs the Python package langdetect"):
+            load_suite(SuiteTable(name="ifeval", data="here.jsonl"))
     else:
         with pytest.raises(SourceError, match="could not get its data set google/IFEval"):
             load_suite(SuiteTable(name="ifeval"))
