@@ -8,14 +8,26 @@ from reports.numbers import NBSP, NONE, of_teacher, percent, plain_number, span,
 from reports.paired import overlapping, score_parts
 
 METRICS = {
-    "teacher_text_perplexity": "Perplexity, the teacher's own text",
-    "teacher_text_kl": "KL to the teacher, nats a token",
-    "teacher_text_top1": "Same likeliest token as the teacher",
-    "human_text_perplexity": "Perplexity, human text",
-    "human_text_word_perplexity": "Perplexity by word, human text",
-    "human_text_bits_per_byte": "Bits per byte, human text",
     "acc": "accuracy",
     "acc_norm": "accuracy, length-normalised",
+    "brier": "squared error of probabilities (Brier)",
+    "ece": "calibration error (ECE)",
+}
+TEXTS = {
+    "teacher_text": "the teacher's own text",
+    "held_out_text": "held-out text of the corpus",
+    "human_text": "human text",
+}
+OF_TEXTS = {
+    "perplexity": "Perplexity",
+    "word_perplexity": "Perplexity by word",
+    "byte_perplexity": "Perplexity by byte",
+    "bits_per_byte": "Bits per byte",
+    "kl": "KL to the teacher, nats a token",
+    "top1": "Same likeliest token as the teacher",
+}
+METRICS |= {
+    f"{part}_{metric}": f"{label}, {text}" for part, text in TEXTS.items() for metric, label in OF_TEXTS.items()
 }
 
 
@@ -85,9 +97,20 @@ def score_rows(source: Source, arms: dict[str, Any]) -> list[Row]:
         if first.get("chance") is not None:
             remarks.append(f"chance {percent(first['chance'])}")
         remarks.append(f"n{NBSP}={NBSP}{first['n']:,}")
+        remarks += _reading(first)
         cells = tuple(_score_cell(score, index) for index, score in enumerate(scores))
         rows.append(Row(label, ", ".join(remarks), _direction(first), cells))
     return rows
+
+
+def _reading(score: dict[str, Any]) -> list[str]:
+    """How much text a perplexity was computed on, and how it was read."""
+    settings = score.get("settings") or {}
+    found = [f"{settings['tokens']:,} tokens"] if isinstance(settings.get("tokens"), int) else []
+    context = settings.get("context", settings.get("window"))
+    if isinstance(context, int) and isinstance(settings.get("stride"), int):
+        found.append(f"context {context:,}, stride {settings['stride']:,}")
+    return found
 
 
 def score_label(score: dict[str, Any]) -> str:
@@ -103,6 +126,8 @@ def _direction(score: dict[str, Any]) -> str:
 
 def is_share(score: dict[str, Any]) -> bool:
     """Whether a score is a share of items, shown in percent."""
+    if score["metric"].startswith("brier"):  # lm-eval's unit is not told; it goes up to 2
+        return False
     return score.get("unit") in ("share", "fraction", "accuracy", "proportion") or score.get("chance") is not None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from reports.stats.cells import Ints
+from reports.stats.cells import Floats, Ints
 from reports.stats.paired import Column
 
 SAME = 1e-6  # relative difference up to which items reproduce a reported score
@@ -165,10 +165,17 @@ def _column(metric: str, values: Sequence[Any]) -> Column | None:
     if metric in PER and all(_is_number(one) for pair in pairs for one in pair):
         value_n, weight_n = np.array(pairs, dtype=np.float64).T
         return Column(-value_n, weight_n, PER[metric][1])
-    if metric == "brier_score" and all(isinstance(answer, int) and isinstance(p, list) for answer, p in pairs):
-        off = [sum((one - (at == answer)) ** 2 for at, one in enumerate(p)) for answer, p in pairs]
-        return Column(np.array(off, dtype=np.float64), np.ones(len(off)))
+    if metric == "brier_score" and all(isinstance(answer, int) for answer, _ in pairs):
+        known = [(answer, _probabilities(given)) for answer, given in pairs]
+        off = [float(((p - (np.arange(len(p)) == answer)) ** 2).sum()) for answer, p in known]
+        return Column(np.array(off), np.ones(len(off)))
     return None
+
+
+def _probabilities(given: Any) -> Floats:
+    """A list of probabilities, or the text of one as lm-eval's logs have it: '[0.2 0.8]'."""
+    values = given.strip("[]").replace(",", " ").split() if isinstance(given, str) else given
+    return np.array(values, dtype=np.float64)
 
 
 def _groups(docs: Sequence[Any], named: Any) -> tuple[tuple[str, ...] | None, str | None]:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import sqlite3
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,9 +141,19 @@ def bench_results(folder: Path, suites: Sequence[str] = ()) -> tuple[list[dict[s
     for path in sorted(folder.glob("*.json"), key=lambda path: (place.get(path.stem, len(place)), path.stem)):
         if path.name not in NO_SUITES:
             results = _json(path) or {}
-            scores += results.get("viva", {}).get("scores", [])
+            scores += [_with_settings(score, results) for score in results.get("viva", {}).get("scores", [])]
             frames += read_frames(results, folder / f"samples_{path.stem}.jsonl", path.stem)
     return scores, frames
+
+
+def _with_settings(score: dict[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
+    """A score of a text with how the text was read: documents, tokens, context, stride."""
+    config = (results.get("configs") or {}).get(score["suite"]) or {}
+    part = next((name for name, one in config.items() if isinstance(one, dict) and "documents" in one
+                 and score["metric"].startswith(f"{name}_")), None)  # fmt: skip
+    settings = config.get(part) if part else config if score["metric"].startswith("text_") else None
+    kept = ("text", "documents", "tokens", "context", "window", "stride")
+    return {**score, "settings": {key: settings[key] for key in kept if key in settings}} if settings else score
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ def test_metrics_of_every_form(tmp_path: Path) -> None:
     p = [[0.7, 0.3], [0.2, 0.8], [0.5, 0.5]]
     lines = [
         line(k, acc=float(k > 0), perplexity=-2.0 - k, word_perplexity=[-30.0 - k, 10 + k], mcc=[1, k % 2])
-        | {"brier_score": [1, p[k]]}
+        | {"brier_score": [1, p[k] if k else "[0.7 0.3]"]}
         for k in range(3)
     ]
     for one in lines:
