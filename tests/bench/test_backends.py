@@ -26,7 +26,7 @@ metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 """
 TEXTS = "The spider waited quietly.\n\nWhat is the capital of France?\n"
 
-pytestmark = pytest.mark.skipif(not importlib.util.find_spec("tenacity"), reason="lm-eval's servers need tenacity")
+needs_tenacity = pytest.mark.skipif(not importlib.util.find_spec("tenacity"), reason="lm-eval's servers need tenacity")
 
 
 @pytest.fixture
@@ -78,6 +78,7 @@ def test_hf_equals_viva(tmp_path, model_dir, suites):
     assert theirs[0]["texts"]["configs"]["texts"]["context"] == 256
 
 
+@needs_tenacity
 def test_a_server_equals_viva(tmp_path, model, tokenizer, model_dir, suites):
     with serving(model, tokenizer) as server:
         args = BackendArgs(base_url=server.url)
@@ -110,6 +111,7 @@ def connect(server, model_dir, path, **more):
     return lm, waits
 
 
+@needs_tenacity
 def test_garbage_is_asked_again_with_growing_pauses(server, model_dir, tmp_path):
     lm, waits = connect(server, model_dir, tmp_path / "kept")
     server.faults = ["empty", None, "nan"]
@@ -120,6 +122,7 @@ def test_garbage_is_asked_again_with_growing_pauses(server, model_dir, tmp_path)
     assert all(value < 0 for value, _ in found)
 
 
+@needs_tenacity
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
@@ -144,6 +147,7 @@ def test_a_failing_server_ends_in_words_and_the_next_run_goes_on(server, model_d
     assert found == fresh.loglikelihood(asks(5))
 
 
+@needs_tenacity
 def test_many_connections_at_once_give_the_same(server, model_dir, tmp_path):
     one, _ = connect(server, model_dir, tmp_path / "one")
     many, _ = connect(server, model_dir, tmp_path / "many", num_concurrent=3)
@@ -151,6 +155,7 @@ def test_many_connections_at_once_give_the_same(server, model_dir, tmp_path):
     assert len(many.kept.answers) == 5
 
 
+@needs_tenacity
 def test_a_server_that_is_not_there(model_dir, tmp_path):
     args = BackendArgs(base_url="http://127.0.0.1:9/v1/completions", max_retries=1)
     suites = (SuiteTable(name="sense", limit=2),)
