@@ -152,7 +152,7 @@ def _reason(error: Exception) -> str:
 @contextlib.contextmanager
 def _no_bars(server: str | None) -> Iterator[None]:
     """lm-eval's bars off: Viva shows one progress display, its own."""
-    module = importlib.import_module(f"lm_eval.models.{'huggingface' if server is None else 'api_models'}")
+    module: Any = importlib.import_module(f"lm_eval.models.{'huggingface' if server is None else 'api_models'}")
     bar = module.tqdm
     module.tqdm = functools.partial(bar, disable=True)
     try:

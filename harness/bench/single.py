@@ -49,7 +49,7 @@ def chosen_bench(
         return Bench(
             suite=tuple(SuiteTable(**table) for table in tables),
             limit=limit,
-            backend=backend,  # type: ignore[arg-type]
+            backend=backend,
             backend_args=BackendArgs(**args),
             trust_code=trust_code,
         )

@@ -174,9 +174,8 @@ def _read_yaml(file: Path, trust_code: bool) -> dict[str, Any]:
     return config if isinstance(_name(config), str) else {}
 
 
-def _name(config: dict[str, Any]) -> str:
-    name: str = config.get("group") or config.get("task")
-    return name
+def _name(config: dict[str, Any]) -> Any:
+    return config.get("group") or config.get("task")
 
 
 def _data_of(config: dict[str, Any]) -> dict[str, Any]:
@@ -234,7 +233,8 @@ def _load_error(name: str, error: Exception, data: str | None) -> Exception:
         return error
     if isinstance(error, ModuleNotFoundError):
         return _missing_package(name, error)
-    trace, config = error.__traceback__, None
+    trace = error.__traceback__
+    config: Any = None
     while trace is not None:
         if trace.tb_frame.f_code.co_name == "download":
             config = getattr(trace.tb_frame.f_locals.get("self"), "config", None)
