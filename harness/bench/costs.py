@@ -22,7 +22,7 @@ from harness.bench.cost_memory import groups
 from harness.bench.wire import Wire
 from harness.errors import RunError
 from harness.records import dump_json, write_atomic
-from harness.rundir import digest
+from harness.rundir import digest, hardware, now
 
 SCHEMA = 2
 WARM_UP = 4  # tokens written before anything is timed, for each prompt and batch
@@ -88,10 +88,12 @@ def bench_costs(
     broken = {}
     if todo:
         chosen = {arm: models[arm] for arm in models if arm == teacher or arm in todo}
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+        facts = {"hardware": hardware(), "load_before": load, "begun": now()}
         for arm, found in measure_together(chosen, settings, progress).items():
             if arm in todo:
                 folders[arm].mkdir(parents=True, exist_ok=True)
-                write_atomic(folders[arm] / "costs.json", dump_json({**found, "viva": {"key": keys[arm]}}))
+                write_atomic(folders[arm] / "costs.json", dump_json({**found, **facts, "viva": {"key": keys[arm]}}))
                 if "error" in found:
                     broken[arm] = found["error"]
     if broken:

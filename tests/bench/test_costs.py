@@ -114,6 +114,7 @@ def test_an_arm_that_cannot_be_measured_is_measured_alone_next_time(
     costs = {arm: json.loads((folder / "costs.json").read_text()) for arm, folder in folders.items()}
     assert "not a model directory" in costs["broken"]["error"]
     assert costs["student"]["tokens_per_second"]["n"] == 2
+    assert costs["student"]["hardware"]["cores"] >= 1
     before = {arm: (folders[arm] / "costs.json").read_bytes() for arm in ("teacher", "student")}
     shutil.copytree(one_layer, tmp_path / "gone", dirs_exist_ok=True)
     notes = bench()
