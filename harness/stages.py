@@ -272,6 +272,8 @@ def report_stage(run: Run, rate_command: str) -> Path:
     """Write the report from what the run directory holds now; returns the HTML file."""
     manifests = sorted(path for path in run.dir.root.glob("*/**/manifest.json") if run.dir.report not in path.parents)
     inputs = {str(path.relative_to(run.dir.root)): sha256_file(path) for path in [*manifests, run.dir.study]}
+    costs = sorted(run.dir.root.glob("bench/*/costs.json"))
+    inputs |= {str(path.relative_to(run.dir.root)): sha256_file(path) for path in costs}
     inputs["ratings"] = ratings_digest(run.dir.db)
     stage = Stage("report", run.dir.report, {"rate_command": rate_command}, inputs)
     html = run.dir.report / "report.html"

@@ -43,6 +43,7 @@ def shortened(folder: Path) -> Path:
         text, hits = re.subn(rf"^({key}\s*=\s*)[\d_]+", rf"\g<1>{value}", text, flags=re.M)
         assert hits == 1, key
     text = text.replace("[bench]\n", "[bench]\nlimit = 12\n")
+    text = text.replace("cost_rounds     = 3", "cost_rounds = 1").replace("cost_output     = 64", "cost_output = 8")
     text = text.replace("data:scenarios/everyday.jsonl", "scenarios.jsonl")
     text = text.replace("[rate]\n", "[rate]\nscenarios_per_rater = 2\n")
     lines = data_path("scenarios/everyday.jsonl").read_text(encoding="utf-8").splitlines()[:SCENARIOS]
