@@ -19,6 +19,8 @@ from harness.errors import ConfigError
 from harness.models.attention import ALTERING, Rule
 
 NAME = "viva_pieces"
+FUSED = ["cpu"]
+"""Devices for which torch has a fused kernel that also returns the logsumexp, for any lengths and groups of heads."""
 
 Memory = dict[int, dict[int, tuple[torch.Tensor, torch.Tensor]]]
 """By chain and layer: keys and values [1, K, capacity, d]."""
@@ -141,13 +143,14 @@ class Pieces:
         """The attention of one piece, written to `out_BTHd`."""
         piece = self.pieces[number]
         past = self.memory[piece.source][layer] if piece.source is not None else None
-        plain = rule.softcap is None and not rule.narrows(piece.context)
-        if not (plain and query_BHTd.device.type == "cpu" and query_BHTd.shape[-1] == value_BKTd.shape[-1]):
+        fused = query_BHTd.device.type in FUSED and query_BHTd.shape[-1] == value_BKTd.shape[-1]
+        if not fused or rule.softcap is not None or rule.narrows(piece.context):
             if past is not None:
                 seen = slice(max(0, piece.past + 1 - rule.window) if rule.window is not None else 0, piece.past)
                 key_BKTd = torch.cat([past[0][:, :, seen], key_BKTd], dim=2)
                 value_BKTd = torch.cat([past[1][:, :, seen], value_BKTd], dim=2)
-            mask_TT = self._mask(number, key_BKTd.shape[2], rule, query_BHTd)
+            bare = past is None and piece.visible is None and not rule.narrows(piece.context)
+            mask_TT = None if bare else self._mask(number, key_BKTd.shape[2], rule, query_BHTd)
             out_BTHd.copy_(masked(rule, query_BHTd, key_BKTd, value_BKTd, mask_TT).transpose(1, 2))
             return
         mask_TT = None if piece.visible is None else self._mask(number, len(piece.ids), rule, query_BHTd)
@@ -204,20 +207,22 @@ class Pieces:
 
 
 def masked(
-    rule: Rule, query_BHTd: torch.Tensor, key_BKLd: torch.Tensor, value_BKLd: torch.Tensor, mask: torch.Tensor
+    rule: Rule, query_BHTd: torch.Tensor, key_BKLd: torch.Tensor, value_BKLd: torch.Tensor, mask: torch.Tensor | None
 ) -> torch.Tensor:
-    """Attention under an additive mask that broadcasts to [B, H, T, L], with capped scores where the rule says so."""
+    """Attention under an additive mask of [B, H, T, L] or a part of it (None: causal), scores capped by the rule."""
     groups = query_BHTd.shape[1] // key_BKLd.shape[1]
     key_BHLd, value_BHLd = (one.repeat_interleave(groups, dim=1) for one in (key_BKLd, value_BKLd))
     if rule.softcap is None:
         return torch.nn.functional.scaled_dot_product_attention(
-            query_BHTd, key_BHLd, value_BHLd, attn_mask=mask, scale=rule.scaling
+            query_BHTd, key_BHLd, value_BHLd, attn_mask=mask, is_causal=mask is None, scale=rule.scaling
         )
     score_BHTL = query_BHTd @ key_BHLd.transpose(-1, -2) * rule.scaling
-    score_BHTL = rule.softcap * torch.tanh(score_BHTL / rule.softcap) + mask
+    score_BHTL = rule.softcap * torch.tanh(score_BHTL / rule.softcap)
+    if mask is None:
+        mask = torch.full_like(score_BHTL[0, 0], torch.finfo(score_BHTL.dtype).min).triu(1)
     # The softmax in float32 even where the products are bfloat16, as transformers does.
     wide = torch.promote_types(score_BHTL.dtype, torch.float32)
-    return score_BHTL.softmax(-1, dtype=wide).to(value_BHLd.dtype) @ value_BHLd
+    return (score_BHTL + mask).softmax(-1, dtype=wide).to(value_BHLd.dtype) @ value_BHLd
 
 
 def flash(

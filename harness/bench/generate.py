@@ -7,7 +7,7 @@ of its own, and it draws from a generator of its own.
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,13 +65,15 @@ def continuations(
     *,
     max_length: int,
     finished: Finished,
+    wanted: Collection[int] | None = None,
     slots: int = SLOTS,
     budget: int | None = None,
     say: Callable[[str], None] | None = None,
 ) -> int:
     """Write the text behind each (context, lm-eval's generation arguments); returns how many contexts were cut.
 
-    `finished([(request, text), ...])` is told about texts as they end. Contexts are cut from the left where the text
+    Only the requests whose numbers are `wanted` are written; all are counted. `finished([(request, text), ...])` is
+    told about texts as they end. Contexts are cut from the left where the text
     would not fit into `max_length` tokens. Sampling draws from `seeds`, one for each request. Arguments that `Rules`
     does not know, and models that cannot be read in pieces, are left to lm-eval's own HFLM. When memory runs out, the
     number of slots is halved and `say` is told. Raises ConfigError where no room is left for a context.
@@ -80,6 +82,9 @@ def continuations(
     cut = sum(len(text.prompt) > max_length - text.rules.most for text in texts)
     for text in texts:
         text.prompt = text.prompt[-(max_length - text.rules.most) :]
+    if wanted is not None:
+        texts = [text for text in texts if text.number in wanted]
+        foreign = [number for number in foreign if number in wanted]
     if foreign:
         _by_hflm(reader.model, tokenizer, requests, foreign, max_length, finished)
     # The longest first: memory that is short shows at once.

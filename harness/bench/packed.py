@@ -121,19 +121,20 @@ class PackedLM(TemplateLM):
         """The text that the model writes after each context, cut where lm-eval cuts it."""
         keys = request_keys("generate_until", requests)
         answers = [self.kept.answers.get(key) if self.kept else None for key in keys]
-        asked = [i for i, answer in enumerate(answers) if answer is None]
+        asked = {i for i, answer in enumerate(answers) if answer is None}
 
         def finished(found: Sequence[tuple[int, str]]) -> None:
-            self._keep("generate_until", requests, keys, [(asked[k], text) for k, text in found], answers)
+            self._keep("generate_until", requests, keys, found, answers)
 
         self._report(len(requests) - len(asked), len(requests))
         self.truncated += continuations(
             self.reader,
             self.tokenizer,
-            [requests[i].args for i in asked],
-            [(self.seed, keys[i]) for i in asked],
+            [request.args for request in requests],
+            [(self.seed, key) for key in keys],
             max_length=self.max_length,
             finished=finished,
+            wanted=asked,
             budget=self.token_budget,
             say=self.say,
         )

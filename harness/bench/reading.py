@@ -77,7 +77,7 @@ class Reader:
                 found = _blocks(self._kept(keep, **inputs), block)
             else:
                 hidden_TD = self._hidden(**inputs)[0]
-                found = self._through_head(hidden_TD[torch.as_tensor(keep, device=self.device)], block)
+                found = self._through_head(hidden_TD[torch.as_tensor(keep, device=hidden_TD.device)], block)
         self._ignored |= attention.windows - attention.used
         yield from found
 
@@ -112,7 +112,7 @@ class Reader:
         if not hasattr(self._own, "logits"):
             self._own.logits = weight_VD.new_empty(self.block, len(weight_VD))
         size = len(hidden_SD)
-        padded_SD = torch.nn.functional.pad(hidden_SD.to(weight_VD.dtype), (0, 0, 0, max(0, LEAST - size)))
+        padded_SD = torch.nn.functional.pad(hidden_SD.to(weight_VD), (0, 0, 0, max(0, LEAST - size)))
         for first in range(0, len(weight_VD), VOCABULARY):
             part = slice(first, first + VOCABULARY)
             torch.mm(padded_SD, weight_VD[part].t(), out=self._own.logits[: len(padded_SD), part])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from harness.bench.attend import flash, masked
+from harness.bench.attend import FUSED, flash, masked
 from harness.models.attention import Rule
 
 STEP = 16
@@ -65,7 +65,7 @@ class Slots:
         length = -(-int(self.lengths[:rows].max()) // STEP) * STEP
         key_BKLd, value_BKLd = self.keys[layer][:rows, :, :length], self.values[layer][:rows, :, :length]
         mask_B11L = self._mask(rule, length, query_BHTd)
-        if rule.softcap is None and device.type == "cpu" and query_BHTd.shape[-1] == value_BKTd.shape[-1]:
+        if rule.softcap is None and device.type in FUSED and query_BHTd.shape[-1] == value_BKTd.shape[-1]:
             out_BHTd, _ = flash(query_BHTd, key_BKLd, value_BKLd, rule.scaling, mask_B11L)
         else:
             out_BHTd = masked(rule, query_BHTd, key_BKLd, value_BKLd, mask_B11L)

@@ -9,8 +9,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows
 
+from harness.bench import attend, reading, rows
 from harness.bench import plan as planning
-from harness.bench import reading, rows
 from harness.bench.packed import PackedLM
 from harness.bench.packing import Row
 from harness.bench.plan import Span, make_plan
@@ -128,8 +128,10 @@ def test_shots_are_read_once_for_all_items(model, tokenizer):
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("piece", [7, 64])
-def test_pieces_give_the_logits_of_the_models_own_forward(name, piece, monkeypatch):
+@pytest.mark.parametrize("fused", [True, False])
+def test_pieces_give_the_logits_of_the_models_own_forward(name, piece, fused, monkeypatch):
     """In float64, so that a wrong mask, window, cap or past cannot hide behind rounding."""
+    monkeypatch.setattr(attend, "FUSED", ["cpu"] if fused else [])
     monkeypatch.setattr(planning, "BUSH", 24)
     monkeypatch.setattr(planning, "SHARED", 4)
     model = family_model(name).model

@@ -109,14 +109,15 @@ def test_all_kinds_of_answers_are_kept(model, tokenizer, tmp_path):
     path = tmp_path / "items.jsonl"
     options = {"until": ["\n"], "max_gen_toks": 4, "do_sample": True, "temperature": 0.8}
     rolling = ask("loglikelihood_rolling", [("The spider waited. " * n,) for n in (0, 1, 60)])
-    writing = ask("generate_until", [("The spider", options)] * 3)  # repeats: each has an answer of its own
+    long = "The spider waited. " * 60
+    # Repeats: each has an answer of its own.
+    writing = ask("generate_until", [("The spider", options)] * 2 + [(long, options)])
     first = PackedLM(model, tokenizer, kept=Kept(path, "k"))
     answers = first.loglikelihood_rolling(rolling), first.generate_until(writing)
     assert len(lines(path)) == 1 + 3 + 3
     second = PackedLM(model, tokenizer, kept=Kept(path, "k"))
-    second.reader = None
-    second.reader = first.reader
     assert (second.loglikelihood_rolling(rolling), second.generate_until(writing)) == answers
+    assert first.truncated == second.truncated == 1
     assert len(lines(path)) == 1 + 3 + 3
 
 
