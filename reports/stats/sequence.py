@@ -1,6 +1,6 @@
-"""Looking early: confidence sequences for the mean rater difference, valid at every look at once.
+"""Looking early: confidence sequences for raters' mean difference and ratio, valid at every look at once.
 
-Both hold the scenarios fixed and bound the difference, not the fraction.
+All hold the scenarios fixed: they speak of other raters, not of other scenarios.
 """
 
 import math
@@ -38,6 +38,30 @@ def asymptotic(d_R: Floats, alpha: float = 0.05, t_opt: float = 20.0, least: int
     low, high = mean - half, mean + half
     low[early] = high[early] = np.nan
     return Sequence(mean, low, high)
+
+
+def asymptotic_ratio(
+    student_R: Floats, teacher_R: Floats, alpha: float = 0.05, t_opt: float = 20.0, least: int = LEAST
+) -> Sequence:
+    """The same for the ratio of raters' mean ratings, by inversion: all rho whose sequence of s - rho t includes 0.
+
+    The set is Fieller's with the boundary in place of the t quantile: an interval, or unbounded (infinite limits).
+    """
+    n = np.arange(1, len(student_R) + 1)
+    h = rho_squared(t_opt, alpha)
+    bound2 = 2 * (n * h + 1) / (n**2 * h) * np.log(np.sqrt(n * h + 1) / alpha)
+    s, t = np.cumsum(student_R) / n, np.cumsum(teacher_R) / n
+    v_ss = np.maximum(np.cumsum(student_R**2) / n - s**2, 0.0)
+    v_tt = np.maximum(np.cumsum(teacher_R**2) / n - t**2, 0.0)
+    v_st = np.cumsum(student_R * teacher_R) / n - s * t
+    a, b, c = t**2 - bound2 * v_tt, s * t - bound2 * v_st, s**2 - bound2 * v_ss
+    root = np.sqrt(np.maximum(b**2 - a * c, 0.0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low = np.where(a > 0, (b - root) / a, -np.inf)
+        high = np.where(a > 0, (b + root) / a, np.inf)
+        ratio = s / t
+    low[n < least] = high[n < least] = np.nan
+    return Sequence(ratio, low, high)
 
 
 def empirical_bernstein(d_R: Floats, bound: float = 4.0, alpha: float = 0.05, cap: float = 0.5) -> Sequence:
