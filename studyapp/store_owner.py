@@ -233,7 +233,7 @@ def progress(path: Path) -> Progress:
             overview,
             tuple(Code(**row) for row in db.query(_CODES)),
             tuple(ScenarioProgress(**row) for row in db.query(_SCENARIOS)),
-            tuple(_people(db)),
+            tuple(people_in(db)),
             tuple(ArmMeans(**row) for row in db.query(_ARMS)) if closed else (),
         )
 
@@ -291,7 +291,8 @@ def overview_in(db: Database, path: Path) -> Overview:
     return Overview(**{**row, "open_join": bool(row["open_join"])})
 
 
-def _people(db: Database) -> Iterator[Person]:
+def people_in(db: Database) -> Iterator[Person]:
+    """Every rater, in the order of joining."""
     pages: dict[int, list[Page]] = {}
     for (rater, _), rows in groupby(db.query(_PAGES), key=lambda row: (row["rater"], row["position"])):
         panels = list(rows)
