@@ -43,7 +43,7 @@ class Objective:
 
     terms: Terms
     vocabulary: int
-    chunk: int = 256
+    chunk: int = 512
     precision: str = "float32"
     layers: LayerTerms | None = None
     cache: "TeacherCache | None" = None

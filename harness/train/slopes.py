@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from harness.train.signals import Coarse
 
 Slope = Callable[..., tuple["torch.Tensor", "torch.Tensor"]]
+BLOCK = 16  # positions that a divergence goes through at once: their arrays stay in the processor's cache
 SMALLEST = 1e-38  # of a mixture: below it both sides are 0 in float32, and so is what they add
 
 
@@ -130,15 +131,23 @@ def divergence_slope(
 ) -> tuple["torch.Tensor", "torch.Tensor"]:
     """The table's divergence per position [n], times T² where it says so, and its gradient by the student's logits.
 
-    `teacher_nV` are the teacher's logits; both are divided by the table's temperature here, and overwritten: arrays of
-    this size cost more to fetch from the system than to fill.
+    `teacher_nV` are the teacher's logits; both are divided by the table's temperature here, and overwritten, the
+    student's with the gradient: arrays of this size cost more to fetch from memory than to fill.
     """
     import torch
 
-    lq, lp = (_tempered(logits, table.temperature).log_softmax(-1) for logits in (logits_nV, teacher_nV))
-    q, p = torch.exp(lq, out=logits_nV), torch.exp(lp, out=teacher_nV)
-    loss_n, grad_nV = SLOPES[table.divergence](lq, lp, q, p, **knobs_of(table))
-    return _scaled(loss_n, grad_nV, table)
+    loss_n = torch.empty(len(logits_nV), dtype=logits_nV.dtype, device=logits_nV.device)
+    block = BLOCK if logits_nV.device.type == "cpu" else max(1, len(logits_nV))
+    for start in range(0, len(logits_nV), block):
+        some = slice(start, start + block)
+        own_bV, teacher_bV = logits_nV[some], teacher_nV[some]
+        lq, lp = (_tempered(logits, table.temperature).log_softmax(-1) for logits in (own_bV, teacher_bV))
+        q, p = torch.exp(lq, out=own_bV), torch.exp(lp, out=teacher_bV)
+        loss_b, grad_bV = SLOPES[table.divergence](lq, lp, q, p, **knobs_of(table))
+        loss_n[some] = loss_b
+        if grad_bV.data_ptr() != own_bV.data_ptr():
+            own_bV.copy_(grad_bV)
+    return _scaled(loss_n, logits_nV, table)
 
 
 def coarse_slope(
