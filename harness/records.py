@@ -6,7 +6,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from harness.errors import ConfigError
 
@@ -42,8 +50,14 @@ class Chat(Record):
     finish: Literal["stop", "length"] = "stop"
 
 
+Mode = Literal["live", "fixed", "side-by-side"]
+
+
 class Scenario(Record):
-    """One study item: what a rater wants from a chat, how the chat opens, and when the goal counts as reached."""
+    """One study item: what a rater wants from a chat, how the chat opens, and when the goal counts as reached.
+
+    `mode` is how raters meet it where that is not the study's own way.
+    """
 
     id: str = Field(min_length=1)
     category: str
@@ -51,6 +65,36 @@ class Scenario(Record):
     opening: str = Field(min_length=1)
     turns: int = Field(ge=1)
     reached: str
+    mode: Mode | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_unsaid(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # an unsaid mode leaves digests as they were before scenarios had one: what is finished stays so
+        return {key: value for key, value in handler(self).items() if key != "mode" or value is not None}
+
+
+class KnownAnswer(Record):
+    """An item with a known answer, of no arm: raters train on it, or it checks that they read.
+
+    The ranges say which marks are right, both ends included; `feedback` is what a rater in training reads afterwards.
+    """
+
+    id: str = Field(min_length=1)
+    goal: str
+    opening: str = Field(min_length=1)
+    reached: str
+    messages: tuple[Message, ...] = Field(min_length=1)
+    satisfaction: tuple[int, int]
+    goal_achievement: tuple[int, int]
+    feedback: str = ""
+
+    @model_validator(mode="after")
+    def _ranges_of_marks(self) -> "KnownAnswer":
+        for name in ("satisfaction", "goal_achievement"):
+            low, high = getattr(self, name)
+            if not 1 <= low <= high <= 5:
+                raise ValueError(f"{name} = [{low}, {high}] is no range of marks from 1 to 5")
+        return self
 
 
 class Answer(Record):

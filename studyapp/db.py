@@ -3,8 +3,10 @@
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from sqlite_utils import Database
 
@@ -66,9 +68,20 @@ def prepare(path: Path) -> None:
         db.conn.close()
 
 
+def one(db: Database, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> dict[str, Any] | None:
+    """The first row of a query, None if there is none."""
+    return next(iter(list(db.query(sql, values))), None)
+
+
+def moment(minutes: float = 0.0) -> str:
+    """The present moment, or one so many minutes later: UTC, ISO 8601 with milliseconds, so that text order is time."""
+    return (datetime.now(UTC) + timedelta(minutes=minutes)).isoformat(timespec="milliseconds")
+
+
 def _open(path: Path) -> Database:
     # isolation_level None: the sqlite3 module begins no transaction of its own, so `write` is the only one that does.
     conn = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
     conn.execute("PRAGMA foreign_keys = ON")
     conn.execute("PRAGMA synchronous = FULL")  # a rating that the page has confirmed survives a power cut
+    conn.execute("PRAGMA secure_delete = ON")  # what a rater withdraws is overwritten, not only unlinked
     return Database(conn)

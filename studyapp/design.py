@@ -1,165 +1,142 @@
 """Who rates what, in which order, under which codes. Pure: a seed and the earlier sessions in, one session out.
 
-The crossing is "within": a rater meets each of their scenarios with every arm, because the default estimator lives on
-cells that share rater and scenario. A session has one block for each arm, and every block holds the same scenarios in
-the same order, so that two meetings with one scenario lie as far apart as they can: as many items as there are
-scenarios. What is balanced, at any number of raters:
+With `crossing = "within"` (design_within.py) a rater meets each of their scenarios with every arm, because the default
+estimator lives on cells that share rater and scenario; with "between" (design_between.py) no rater meets a scenario
+twice. What is balanced, at any number of raters and whoever comes late:
 
-- every scenario is dealt equally often, within one;
-- for each scenario, every arm comes equally often first, second, third, ... within one (rows of Williams squares, which
-  also let every arm follow every other one equally often);
-- for each scenario, the places within a block are used equally often, within one where every rater gets all scenarios,
-  and else as nearly as the scenarios dealt together allow;
+- every cell of scenario and arm is dealt equally often, within one, and never more often than is asked for;
+- every rater meets every arm equally often: within exactly so, between within one;
+- for each scenario (within) or over all raters (between), every arm comes equally often first, second, third, ...
+  within one: rows of Williams squares, which also let every arm follow every other one equally often;
 - every arm has every code equally often, within one.
 
-Arms are keys here, never names.
+What a rater gives back counts as not dealt, so the next raters get it first. Arms are keys here, never names.
 """
 
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal
+
+from studyapp.design_between import between
+from studyapp.design_extras import Page, count_checks, most_repeats, weave
+from studyapp.design_rows import rng, shuffled
+from studyapp.design_side import sizes
+from studyapp.design_within import within
+
+__all__ = [
+    "EXTRA",
+    "Page",
+    "Plan",
+    "codes",
+    "most_repeats",
+    "pages_per_rater",
+    "panels",
+    "rated_pages",
+    "session",
+    "sizes",
+]
+
+EXTRA = "extra-"
+"""How the names begin under which `codes` gives labels to items with a known answer: they belong to no arm."""
 
 
 @dataclass(frozen=True)
-class Item:
-    """One thing to rate: a scenario as one arm answered it."""
+class Plan:
+    """What a study asks for: scenarios with their modes, arm keys, and the sizes.
 
-    scenario: str
-    arm: str
-
-
-def session(
-    scenarios: Sequence[str], arms: Sequence[str], earlier: Sequence[Sequence[Item]], *, per_rater: int, seed: int
-) -> list[Item]:
-    """The items of the next rater, in order.
-
-    `earlier` holds the sessions of the raters before, each in its order; `per_rater` is the number of scenarios a
-    rater gets, at most all of them. Two raters with the same `earlier` would get the same session.
+    `per_rater` is the number of scenarios a rater gets, `ratings_per_cell` None for as many as there are raters, `side`
+    the most arms on a side-by-side page. `training` and `checks` are groups of ids that stand on one page.
     """
-    rng = _rng(seed, "session", len(earlier))
-    orders = [_scenario_order(items) for items in earlier]
-    deals = Counter(scenario for order in orders for scenario in order)
-    rows = _rows(scenarios, arms, deals, seed)
-    dealt = _deal(scenarios, deals, rows, min(per_rater, len(scenarios)), rng)
-    ordered = _place(dealt, orders, rng)
-    return [Item(scenario, rows[scenario][block]) for block in range(len(arms)) for scenario in ordered]
+
+    scenarios: Mapping[str, str]
+    arms: tuple[str, ...]
+    crossing: Literal["within", "between"] = "within"
+    per_rater: int = 12
+    ratings_per_cell: int | None = None
+    side: int = 4
+    training: tuple[tuple[str, ...], ...] = ()
+    checks: tuple[tuple[str, ...], ...] = ()
+    check_every: int = 10
+    repeats: int = 0
+    seed: int = 0
+
+    @property
+    def labels(self) -> list[str]:
+        """All that needs a code: the arms, and as many stand-ins as a page of known answers has places."""
+        widest = max((len(group) for group in (*self.training, *self.checks)), default=0)
+        return [*self.arms, *(f"{EXTRA}{number}" for number in range(widest))]
 
 
-def codes(arms: Sequence[str], rater: int, *, seed: int) -> dict[str, str]:
-    """The neutral label of each arm for rater number `rater` (0 for the first): 'A', 'B', ...
+def session(plan: Plan, earlier: Sequence[Sequence[Page]], slot: int) -> list[Page]:
+    """The pages of the rater in `slot` (0 for the first), in order; none where every cell is full.
 
-    Raters come in turns of as many as there are arms. Within a turn the labels move on by one from rater to rater, so
-    that each arm has each label once; every turn begins with a new draw.
+    `earlier` holds the rated pages that other raters have rated or still hold, each rater's in order. Two raters with
+    the same `earlier` and slot would get the same session.
     """
-    turn, step = divmod(rater, len(arms))
-    labels = _shuffled([_letters(number) for number in range(len(arms))], _rng(seed, "codes", turn))
-    return dict(zip(sorted(arms), labels[step:] + labels[:step], strict=True))
+    generator = rng(plan.seed, "session", slot, sum(len(pages) for pages in earlier))
+    shape = {"count": plan.per_rater, "most": plan.ratings_per_cell, "side": plan.side, "seed": plan.seed}
+    if plan.crossing == "within":
+        rated = within(plan.scenarios, plan.arms, earlier, generator=generator, **shape)
+    else:
+        rated = between(plan.scenarios, plan.arms, earlier, slot=slot, generator=generator, **shape)
+    if not rated:
+        return []
+    return weave(
+        rated,
+        [_known("training", group, generator) for group in plan.training],
+        [_known("check", group, generator) for group in plan.checks],
+        check_every=plan.check_every,
+        repeats=plan.repeats,
+        slot=slot,
+        generator=generator,
+    )
 
 
-def williams(n: int) -> list[list[list[int]]]:
-    """Williams's design for n treatments: one Latin square for even n, two mirrored ones for odd n.
+def rated_pages(scenarios: Mapping[str, str], arms: int, crossing: str, side: int, per_rater: int) -> int:
+    """How many rated pages a rater has who comes early; of the mean, where modes are mixed."""
+    alone = arms if crossing == "within" else 1
+    beside = -(-arms // side) if crossing == "within" else 1
+    wide = sum(mode == "side-by-side" for mode in scenarios.values())
+    mean = (wide * beside + (len(scenarios) - wide) * alone) / len(scenarios)
+    return round(mean * min(per_rater, len(scenarios)))
 
-    Every treatment comes once in each row and column, and follows every other one equally often over all rows
-    (E. J. Williams, 1949). Rows of one square differ by a shift, so any n rows in a row of them stay Latin.
+
+def pages_per_rater(plan: Plan) -> int:
+    """How many pages a rater has who comes early, training and checks included."""
+    rated = rated_pages(plan.scenarios, len(plan.arms), plan.crossing, plan.side, plan.per_rater)
+    shown = rated + min(plan.repeats, most_repeats(rated))
+    return len(plan.training) + shown + min(len(plan.checks), count_checks(shown, plan.check_every))
+
+
+def panels(plan: Plan) -> int:
+    """The most chats on one page."""
+    beside = min(plan.side, len(plan.arms)) if "side-by-side" in plan.scenarios.values() else 1
+    return max([beside, *(len(group) for group in (*plan.training, *plan.checks))])
+
+
+def codes(names: Sequence[str], slot: int, *, seed: int) -> dict[str, str]:
+    """The neutral label of each name for the rater in `slot` (0 for the first): 'A', 'B', ...
+
+    Raters come in turns of as many as there are names. Within a turn the labels move on by one from rater to rater, so
+    that each name has each label once; every turn begins with a new draw, in which no name keeps the label it had for
+    the rater before.
     """
-    zigzag = [0]
-    for step in range(1, n):
-        zigzag.append((step + 1) // 2 if step % 2 else n - step // 2)
-    sequences = [zigzag] if n % 2 == 0 or n == 1 else [zigzag, zigzag[::-1]]
-    return [[[(row + value) % n for value in sequence] for row in range(n)] for sequence in sequences]
+    names = sorted(names)
+    turn, step = divmod(slot, len(names))
+    generator = rng(seed, "codes")
+    before: list[str] | None = None
+    for _ in range(turn + 1):
+        labels = shuffled([_letters(number) for number in range(len(names))], generator)
+        while before and len(names) > 1 and any(a == b for a, b in zip(labels, before, strict=True)):
+            labels = shuffled(labels, generator)
+        before = labels[-1:] + labels[:-1]  # of the turn's last rater
+    return dict(zip(names, labels[step:] + labels[:step], strict=True))
 
 
-def _rows(
-    scenarios: Sequence[str], arms: Sequence[str], deals: Mapping[str, int], seed: int
-) -> dict[str, tuple[str, ...]]:
-    """The order in which each scenario meets the arms when it is dealt next.
-
-    A scenario walks through the rows of one square, then through those of the next. Neighbours in a seeded order start
-    at different rows, which is what lets a session take equally many of each.
-    """
-    names = _shuffled(sorted(arms), _rng(seed, "arms"))
-    squares = williams(len(arms))
-    rows = {}
-    for offset, scenario in enumerate(_shuffled(scenarios, _rng(seed, "rows"))):
-        deal = deals.get(scenario, 0)
-        square = squares[deal // len(arms) % len(squares)]
-        rows[scenario] = tuple(names[value] for value in square[(deal + offset) % len(arms)])
-    return rows
-
-
-def _deal(
-    scenarios: Sequence[str],
-    deals: Mapping[str, int],
-    rows: Mapping[str, tuple[str, ...]],
-    count: int,
-    rng: random.Random,
-) -> list[str]:
-    """`count` scenarios: those dealt least often, and among them such that no block prefers an arm.
-
-    Among equally good rows the one with most scenarios left goes first, so that no row runs out early.
-    """
-    left = _shuffled(scenarios, rng)
-    dealt: list[str] = []
-    used: Counter[tuple[int, str]] = Counter()  # (block, arm) -> items so far
-    while len(dealt) < count:
-        fewest = min(deals.get(scenario, 0) for scenario in left)
-        ready = [scenario for scenario in left if deals.get(scenario, 0) == fewest]
-        stock = Counter(rows[scenario] for scenario in ready)
-
-        def crowding(scenario: str) -> tuple[int, int]:
-            return sum(used[place] ** 2 for place in enumerate(rows[scenario])), -stock[rows[scenario]]  # noqa: B023
-
-        best = min(ready, key=crowding)
-        dealt.append(best)
-        left.remove(best)
-        used.update(enumerate(rows[best]))
-    return dealt
-
-
-def _place(dealt: Sequence[str], orders: Sequence[Sequence[str]], rng: random.Random) -> list[str]:
-    """Put the scenarios of a block in order, each at a place where it has stood least often before.
-
-    A perfect matching of scenarios to places; where there is none among the least used places, the next least used
-    ones are allowed too.
-    """
-    stood = Counter((scenario, place) for order in orders for place, scenario in enumerate(order))
-    places = range(len(dealt))
-    excess = {
-        scenario: [stood[scenario, place] - min(stood[scenario, p] for p in places) for place in places]
-        for scenario in dealt
-    }
-    allowance = 0
-    while True:
-        choices = {s: _shuffled([p for p in places if excess[s][p] <= allowance], rng) for s in dealt}
-        holder = _matching(choices)
-        if len(holder) == len(dealt):
-            return [holder[place] for place in places]
-        allowance += 1
-
-
-def _matching(choices: Mapping[str, Sequence[int]]) -> dict[int, str]:
-    """The largest matching of scenarios to places, by augmenting paths (Kuhn)."""
-    holder: dict[int, str] = {}
-
-    def settle(scenario: str, tried: set[int]) -> bool:
-        for place in choices[scenario]:
-            if place not in tried:
-                tried.add(place)
-                if place not in holder or settle(holder[place], tried):
-                    holder[place] = scenario
-                    return True
-        return False
-
-    for scenario in choices:
-        settle(scenario, set())
-    return holder
-
-
-def _scenario_order(items: Sequence[Item]) -> list[str]:
-    """The scenarios of a session in the order of their first meeting."""
-    return list(dict.fromkeys(item.scenario for item in items))
+def _known(kind: Literal["training", "check"], group: Sequence[str], generator: random.Random) -> Page:
+    mixed = shuffled(group, generator)
+    return Page(kind, "side-by-side" if len(group) > 1 else "fixed", extras=tuple(mixed))
 
 
 def _letters(number: int) -> str:
@@ -170,17 +147,3 @@ def _letters(number: int) -> str:
         number, letter = divmod(number - 1, 26)
         text = chr(ord("A") + letter) + text
     return text
-
-
-T = TypeVar("T")
-
-
-def _shuffled(values: Sequence[T], rng: random.Random) -> list[T]:
-    mixed = list(values)
-    rng.shuffle(mixed)
-    return mixed
-
-
-def _rng(seed: int, *purpose: object) -> random.Random:
-    """A generator of its own for each purpose; a text seed gives the same numbers on every machine."""
-    return random.Random(":".join(map(str, (seed, *purpose))))

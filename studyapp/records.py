@@ -3,12 +3,31 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from harness.errors import RatingError
 from harness.records import Message
 
 Kind = Literal["person", "judge", "simulated"]
 
 NOT_SAID = "not said"
 """The preference of a page that has none (yet), in contrast to None: 'no preference'."""
+
+Reason = Literal[
+    "paused", "closed", "invite", "full", "busy", "again", "gone", "changed", "mark", "missing", "preference", "long",
+    "write", "chat", "questions", "return",
+]  # fmt: skip
+"""Why a rater's request was refused, for the page to say it in the rater's own language: `full` is for good, `busy`
+that every open item is with a rater just now; `invite` an invitation that is missing, unknown or used; `again` somebody
+who is in the study already; `changed` a stale page; `gone` a page that is not the rater's to rate now; `chat` a live
+chat that has to be ended first."""
+
+
+class RefusedError(RatingError):
+    """A rater's request is not acceptable; `reason` says why, `facts` have the numbers for the text."""
+
+    def __init__(self, reason: Reason, what: str, hint: str | None = None, **facts: object):
+        super().__init__(what, hint)
+        self.reason = reason
+        self.facts = facts
 
 
 @dataclass(frozen=True)
@@ -27,16 +46,6 @@ class Marks:
     satisfaction: int | None
     goal_achievement: int | None
     comment: str = ""
-
-
-@dataclass(frozen=True)
-class Crowd:
-    """Who a rater is to a crowd platform. It is kept apart from ratings and never exported with them."""
-
-    platform: str
-    person: str
-    study: str = ""
-    session: str = ""
 
 
 @dataclass(frozen=True)

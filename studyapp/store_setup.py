@@ -1,19 +1,22 @@
-"""Putting a study into study.db: scenarios, arm keys and prepared answers. The harness calls this, the page never."""
+"""Putting a study into study.db: scenarios, arm keys, prepared and known answers. The harness calls this, not the page.
+
+What raters meet cannot change once there are ratings. Settings can; and what the owner changed since (more ratings,
+more raters) holds until the study file itself says something else.
+"""
 
 import json
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sqlite_utils import Database
 
 from harness.errors import RatingError
-from harness.records import Message, Scenario
+from harness.records import KnownAnswer, Message, Scenario
 from harness.rundir import digest, now
 from studyapp.db import prepare, write
-
-MODES = ("live", "fixed", "side-by-side")
+from studyapp.store_checks import check_study
 
 CONSENT = """You will read short chats with an assistant, and say how good each one is.
 
@@ -29,6 +32,11 @@ you gave them and how long you looked at each chat, under a pseudonym such as R0
 device are not stored."""
 """What a rater reads before consenting, unless the study brings its own text. Paragraphs are parted by blank lines."""
 
+_TABLES = (
+    *("problem", "assignment", "guess", "token", "crowd", "code", "rater"),
+    *("extra", "answer", "arm", "scenario"),
+)  # children before what they refer to
+
 
 def create(
     path: Path,
@@ -42,103 +50,137 @@ def create(
     answers: Iterable[tuple[str, str, Sequence[Message]]],
     consent: str | None = None,
     scenarios_per_rater: int = 12,
+    crossing: str = "within",
+    side: int | None = None,
+    training: Sequence[KnownAnswer] = (),
+    checks: Sequence[KnownAnswer] = (),
+    margin: float | None = None,
+    **settings: Any,
 ) -> bool:
     """Write a study to its database; True if anything changed.
 
-    `answers` are (arm key, scenario id, messages of the whole chat), one for each cell. The same study again changes
-    nothing. Other scenarios, arms or answers replace the old ones, and the raters who have rated nothing, as long as
-    there is no rating. Name, consent text (under a new version) and the two sizes may change at any time.
+    `answers` are (arm key, scenario id, messages of the whole chat), one for each cell whose scenario is not live.
+    `side` is the most arms on one side-by-side page (default: all, up to four). `settings` are columns of the table
+    study: language, open_join, max_raters, lease_minutes, check_every, repeats, questions, completion_code,
+    completion_url, self_words.
+
+    The same study again changes nothing. Other scenarios, arms or answers replace the old ones, and the raters who have
+    rated nothing, as long as there is no rating. The margin is fixed with its time before the first rating.
 
     Raises RatingError for an incomplete or inconsistent study, and for other content once ratings exist.
     """
     chats = [(arm, scenario, [message.model_dump() for message in messages]) for arm, scenario, messages in answers]
     chats.sort(key=lambda chat: chat[:2])  # not in the order of the study file, in which the teacher comes first
-    _check(mode, ratings_per_cell, scenarios_per_rater, scenarios, arm_keys, chats)
+    modes = {scenario.id: scenario.mode or mode for scenario in scenarios}
+    beside = "side-by-side" in modes.values()
+    side = max(2, min(4, len(arm_keys))) if side is None else side
+    sizes = {"ratings_per_cell": ratings_per_cell, "scenarios_per_rater": scenarios_per_rater, "side": side}
+    said = {**sizes, "name": name, "consent": CONSENT if consent is None else consent.strip(), **settings}
+    said["questions"] = int(said.get("questions", len(arm_keys) > 1))
+    said["open_join"] = int(said.get("open_join", True))
+    said["self_words"] = json.dumps(list(said.get("self_words", ())), ensure_ascii=False)
+    check_study(mode, modes, crossing, said, scenarios, arm_keys, chats, [*training, *checks])
     keys = sorted(arm_keys)
-    content = digest([mode, seed, [scenario.model_dump() for scenario in scenarios], keys, chats])
-    consent = CONSENT if consent is None else consent.strip()
-    settings = {
-        "name": name,
-        "ratings_per_cell": ratings_per_cell,
-        "scenarios_per_rater": scenarios_per_rater,
-        "consent": consent,
-    }
+    parts = [mode, seed, [scenario.model_dump() for scenario in scenarios], keys, chats]
+    design = {"crossing": crossing} if crossing != "within" else {}
+    design |= {"side": side} if beside else {}
+    extras = [{"kind": kind, **one.model_dump()} for kind, own in _kinds(training, checks) for one in own]
+    content = digest([*parts, *([design] if design else []), *([extras] if extras else [])])
 
     prepare(path)
     with write(path) as db:
         old = next(iter(db.query("SELECT * FROM study")), None)
+        fresh = old is None or old["content"] != content
         if old is None:
-            facts = {**settings, "consent_version": 1, "uid": secrets.token_hex(4), "created_at": now()}
-            _insert(db, "study", [{"id": 1, "mode": mode, "seed": seed, "content": content, **facts}])
+            facts = {"id": 1, "consent_version": 1, "uid": secrets.token_hex(4), "created_at": now()}
+            changes = {**facts, "mode": mode, "seed": seed, "crossing": crossing, "content": content, **said}
+            _insert(db, "study", [changes])
         else:
-            settings["consent_version"] = old["consent_version"] + (old["consent"] != consent)
-            if old["content"] == content and all(old[key] == value for key, value in settings.items()):
-                return False
-            if old["content"] != content:
+            changes = _changed(old, said)
+            if fresh:
                 _clear(db, path)
-            db.conn.execute(
-                "UPDATE study SET name = :name, ratings_per_cell = :ratings_per_cell, consent = :consent, mode = :mode,"
-                " scenarios_per_rater = :scenarios_per_rater, consent_version = :consent_version, seed = :seed,"
-                " content = :content",
-                {**settings, "mode": mode, "seed": seed, "content": content},
-            )
-        if old is None or old["content"] != content:
-            rows = [{**scenario.model_dump(), "ord": number} for number, scenario in enumerate(scenarios)]
-            _insert(db, "scenario", rows)
-            _insert(db, "arm", [{"key": key} for key in keys])
-            texts = [(arm, scenario, json.dumps(messages, ensure_ascii=False)) for arm, scenario, messages in chats]
-            _insert(db, "answer", [{"arm_key": a, "scenario": s, "messages": text} for a, s, text in texts])
-    return True
+                changes |= {"mode": mode, "seed": seed, "crossing": crossing, "content": content}
+            _update(db, changes)
+        _update(db, {"settings": json.dumps(said, sort_keys=True, ensure_ascii=False)})
+        if fresh:
+            _fill(db, scenarios, modes, keys, chats, training, checks)
+        fixed = _fix_margin(db, margin)
+    return bool(changes) or fixed
 
 
-def _check(
-    mode: str,
-    ratings_per_cell: int,
-    scenarios_per_rater: int,
+def _kinds(training: Sequence[KnownAnswer], checks: Sequence[KnownAnswer]) -> list[tuple[str, Sequence[KnownAnswer]]]:
+    return [("training", training), ("check", checks)]
+
+
+def _changed(old: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that the study file says otherwise than last time; the owner's own changes are left alone."""
+    before = json.loads(old["settings"] or "{}")
+    changes = {key: value for key, value in said.items() if value != before.get(key, old[key])}
+    if changes.get("consent", old["consent"]) != old["consent"]:
+        changes["consent_version"] = old["consent_version"] + 1
+    return changes
+
+
+def _fill(
+    db: Database,
     scenarios: Sequence[Scenario],
-    arm_keys: Sequence[str],
+    modes: Mapping[str, str],
+    keys: Sequence[str],
     chats: Sequence[tuple[str, str, Any]],
+    training: Sequence[KnownAnswer],
+    checks: Sequence[KnownAnswer],
 ) -> None:
-    if mode not in MODES:
-        raise RatingError(f"unknown rating mode {mode!r}", hint=f"use one of {', '.join(MODES)}")
-    if mode != "fixed":
-        raise RatingError(f"mode {mode!r} is not built yet", hint='use mode = "fixed" under [rate]')
-    for key, value in (("ratings_per_cell", ratings_per_cell), ("scenarios_per_rater", scenarios_per_rater)):
-        if value < 1:
-            raise RatingError(f"{key} is {value}", hint="it must be 1 or more")
-    ids = [scenario.id for scenario in scenarios]
-    for what, values in (("scenario id", ids), ("arm key", list(arm_keys))):
-        if not values:
-            raise RatingError(f"the study has no {what}", hint="a rating study needs at least one scenario and one arm")
-        if twice := next((value for value in values if values.count(value) > 1), None):
-            raise RatingError(f"the {what} {twice!r} comes twice", hint="each must be unique")
-    given = [(arm, scenario) for arm, scenario, _ in chats]
-    wanted = {(arm, scenario) for arm in arm_keys for scenario in ids}
-    if len(given) != len(set(given)) or set(given) != wanted:
-        missing, extra = len(wanted - set(given)), len(given) - len(wanted & set(given))
-        raise RatingError(
-            f"the answers do not fit the study: {missing} of {len(wanted)} are missing, {extra} are too many",
-            hint="every arm answers every scenario exactly once; run viva answer again",
-        )
-    if empty := next((scenario for _, scenario, messages in chats if not messages), None):
-        raise RatingError(f"an answer to scenario {empty!r} has no message", hint="run viva answer again")
+    rows = [{**one.model_dump(), "mode": modes[one.id], "ord": at} for at, one in enumerate(scenarios)]
+    _insert(db, "scenario", rows)
+    _insert(db, "arm", [{"key": key} for key in keys])
+    texts = [(arm, scenario, json.dumps(messages, ensure_ascii=False)) for arm, scenario, messages in chats]
+    _insert(db, "answer", [{"arm_key": a, "scenario": s, "messages": text} for a, s, text in texts])
+    extras = []
+    for kind, own in _kinds(training, checks):
+        for at, one in enumerate(own):
+            values = one.model_dump()
+            for short, scale in (("satisfaction", "satisfaction"), ("goal", "goal_achievement")):
+                values[f"{short}_from"], values[f"{short}_to"] = values.pop(scale)
+            values["messages"] = json.dumps(values["messages"], ensure_ascii=False)
+            values["id"] = f"{kind}-{one.id}"
+            extras.append({**values, "kind": kind, "ord": at})
+    _insert(db, "extra", extras)
 
 
 def _clear(db: Database, path: Path) -> None:
     """Remove a study's content and its raters, who have rated nothing."""
     ratings = db.conn.execute("SELECT count(*) FROM rating").fetchone()[0]
-    if ratings:
+    chats = db.conn.execute("SELECT count(*) FROM chat").fetchone()[0]
+    if ratings or chats:
+        held = f"{ratings} rating{'s' if ratings != 1 else ''}" + (f" and {chats} live chats" if chats else "")
         raise RatingError(
-            f"the study's scenarios, arms or answers have changed, but {path} already holds "
-            f"{ratings} rating{'s' if ratings > 1 else ''} of the earlier ones",
+            f"the study's scenarios, arms or answers have changed, but {path} already holds {held} of the earlier ones",
             hint="keep those as they are, and give the changed study another run directory with --run",
         )
-    for table in ("assignment", "code", "rater", "answer", "arm", "scenario"):
+    db.conn.execute("UPDATE invite SET rater = NULL, used_at = NULL")  # whoever was invited may join the new study
+    for table in _TABLES:
         db.conn.execute(f"DELETE FROM {table}")
 
 
-def _insert(db: Database, table: str, rows: Sequence[dict[str, Any]]) -> None:
+def _fix_margin(db: Database, margin: float | None) -> bool:
+    """Note the margin and the time: it holds from the first rating on, whatever the study file says later."""
+    old = next(iter(db.query("SELECT margin, (SELECT count(*) FROM rating) AS ratings FROM study")))
+    if margin is None or margin == old["margin"] or (old["ratings"] and old["margin"] is not None):
+        return False
+    _update(db, {"margin": margin, "margin_at": now()})
+    return True
+
+
+def _update(db: Database, changes: Mapping[str, Any]) -> None:
+    if changes:
+        slots = ", ".join(f"{column} = :{column}" for column in changes)
+        db.conn.execute(f"UPDATE study SET {slots}", dict(changes))
+
+
+def _insert(db: Database, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
     # sqlite-utils' insert creates a misspelt table instead of complaining
+    if not rows:
+        return
     columns = list(rows[0])
     slots = ", ".join(f":{column}" for column in columns)
-    db.conn.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({slots})", rows)
+    db.conn.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({slots})", [dict(row) for row in rows])
