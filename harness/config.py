@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from harness.benchmarks import NAME, Bench
+from harness.rate_table import Rate
 from harness.terms import Table, Terms
 
 MADE_HERE = ("scratch", "teacher-layers", "importance")  # the starts that Viva makes from the teacher
@@ -193,18 +194,6 @@ class AnswerTable(Table):
     batch: int = Field(64, ge=1, description="chats written at once")
 
 
-class Rate(Table):
-    """The rating study."""
-
-    mode: Literal["fixed"] = Field("fixed", description="fixed: raters read prepared chats")
-    scenarios: str = Field("data:scenarios/everyday.jsonl", description="JSONL of scenarios: data:... or a path")
-    ratings_per_cell: int = Field(3, ge=1, description="ratings wanted for each scenario and arm")
-    consent: str | None = Field(
-        None, min_length=1, description="what raters read and agree to, in place of Viva's text"
-    )
-    scenarios_per_rater: int = Field(12, ge=1, description="scenarios one rater meets, each with every arm")
-
-
 class ReportTable(Table):
     """What the report is held to."""
 
@@ -240,6 +229,12 @@ class Study(Table):
     def _teacher_apart(self) -> "Study":
         if self.teacher.name in self.arms[1:]:
             raise ValueError(f"a student is called {self.teacher.name!r}, which is the teacher's name")
+        return self
+
+    @model_validator(mode="after")
+    def _served_arms(self) -> "Study":
+        if strange := next((one.arm for one in self.rate.serve if one.arm not in self.arms), None):
+            raise ValueError(f"[[rate.serve]] serves {strange!r}, which is no arm; arms: {', '.join(self.arms)}")
         return self
 
     @property

@@ -3,38 +3,94 @@
 This is where the names stop: what goes into study.db and into the page's process is keys, codes and texts.
 """
 
+from pathlib import Path
+
 from harness.blinding import arm_keys
-from harness.errors import RunError
+from harness.errors import ConfigError, RunError
 from harness.progress import say
-from harness.records import Answer, read_jsonl
+from harness.rate_table import CHECK_EVERY, idle_keys, self_words
+from harness.records import Answer, KnownAnswer, read_jsonl
+from harness.resources import resolve_file
 from harness.rundir import read_manifest
 from harness.stages import Run
 
 
 def prepare(run: Run) -> None:
-    """Bring study.db up to date with the answers. Raises RunError while there are none.
+    """Bring study.db up to date with the study file and, for scenarios that are not live, with the answers.
 
-    Raises RatingError where ratings exist for answers that have changed since.
+    Raises RunError while there are no answers, ConfigError for keys that would do nothing, RatingError where ratings
+    exist for scenarios or answers that have changed since.
     """
     from studyapp import store
+    from studyapp.texts import languages
 
+    rate = run.study.rate
+    modes = {scenario.id: scenario.mode or rate.mode for scenario in run.scenarios}
+    for idle in idle_keys(rate, modes.values()):
+        key, _, mode = idle.partition(": ")
+        raise ConfigError(
+            f"{key} under [rate] does nothing: no scenario is {mode}", hint=f"drop it, or set a {mode} mode"
+        )
+    if rate.language not in languages():
+        raise ConfigError(f"no texts in the language {rate.language!r}", hint=f"there are {', '.join(languages())}")
+    keys = arm_keys(run.dir.blinding, run.study.arms)
+    answers = _answers(run, {scenario for scenario, mode in modes.items() if mode != "live"})
+    store.create(
+        run.dir.db,
+        name=run.study.name,
+        mode=rate.mode,
+        seed=run.study.seed,
+        ratings_per_cell=rate.ratings_per_cell,
+        scenarios_per_rater=min(rate.scenarios_per_rater, len(run.scenarios)),
+        consent=rate.consent,
+        scenarios=run.scenarios,
+        arm_keys=sorted(keys.values()),  # in the order of random keys: the order of arms would tell
+        answers=sorted((keys[answer.arm], answer.scenario, answer.messages) for answer in answers),
+        crossing=rate.crossing,
+        side=rate.side,
+        training=_known(rate.training),
+        checks=_known(rate.checks),
+        margin=run.study.report.margin,
+        language=rate.language,
+        open_join=rate.open,
+        max_raters=rate.max_raters,
+        lease_minutes=rate.lease_minutes,
+        check_every=rate.check_every or CHECK_EVERY,
+        repeats=rate.repeats,
+        questions=len(run.study.arms) > 1 if rate.questions is None else rate.questions,
+        self_words=_self_words(run),
+        completion_code=rate.completion_code,
+        completion_url=rate.completion_url,
+    )
+    margin, at = store.margin(run.dir.db)
+    if margin != run.study.report.margin:
+        say(f"the margin stays {margin:g}, as fixed at {at} before the first rating, not {run.study.report.margin:g}")
+
+
+def _answers(run: Run, wanted: set[str]) -> list[Answer]:
+    """The prepared answers to the scenarios that raters do not chat about live."""
+    if not wanted:
+        return []
     manifest = read_manifest(run.dir.answers / "manifest.json")
     if not manifest or manifest.get("status") != "finished":
         raise RunError("there are no finished answers to rate yet", hint=f"run: viva run {run.dir.study}")
     answers = read_jsonl(run.dir.answers / "answers.jsonl", Answer)
-    keys = arm_keys(run.dir.blinding, run.study.arms)
-    store.create(
-        run.dir.db,
-        name=run.study.name,
-        mode=run.study.rate.mode,
-        seed=run.study.seed,
-        ratings_per_cell=run.study.rate.ratings_per_cell,
-        scenarios_per_rater=min(run.study.rate.scenarios_per_rater, len(run.scenarios)),
-        consent=run.study.rate.consent,
-        scenarios=run.scenarios,
-        arm_keys=sorted(keys.values()),  # in the order of random keys: the order of arms would tell
-        answers=sorted((keys[answer.arm], answer.scenario, answer.messages) for answer in answers),
-    )
+    return [answer for answer in answers if answer.scenario in wanted]
+
+
+def _known(name: str | None) -> list[KnownAnswer]:
+    if name is None:
+        return []
+    found = read_jsonl(resolve_file(name, Path.cwd()), KnownAnswer)
+    if not found:
+        raise ConfigError(f"{name} holds no item", hint="write one, or drop the key")
+    return found
+
+
+def _self_words(run: Run) -> tuple[str, ...]:
+    said = run.study.rate.self_identification
+    sources = [one.source for one in (run.study.teacher, *run.study.student) if one.source]
+    return self_words([*run.study.arms, *sources]) if said is None else said
 
 
 def serve(run: Run, host: str, port: int) -> None:

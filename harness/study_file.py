@@ -121,7 +121,8 @@ def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
         file(train, "corpus")
         terms = train.get("terms") if isinstance(train, dict) else None
         file(terms.get("explanations") if isinstance(terms, dict) else None, "systems")
-    file(raw.get("rate"), "scenarios")
+    for key in ("scenarios", "training", "checks"):
+        file(raw.get("rate"), key)
     bench = raw.get("bench")
     if not isinstance(bench, dict):
         return raw

@@ -21,7 +21,20 @@ from studyapp.records import Kind, Rater
 from studyapp.store_deal import plan
 from studyapp.store_setup import create
 
-__all__ = ["Counts", "Kind", "Rater", "Study", "alive", "counts", "create", "pace", "prepare", "set_pace", "study"]
+__all__ = [
+    "Counts",
+    "Kind",
+    "Rater",
+    "Study",
+    "alive",
+    "counts",
+    "create",
+    "margin",
+    "pace",
+    "prepare",
+    "set_pace",
+    "study",
+]
 
 
 @dataclass(frozen=True)
@@ -101,6 +114,13 @@ def counts(path: Path) -> Counts:
         raise RatingError(f"{path} holds no study", hint="prepare the answers first, with viva answer")
     states = {state: row.pop(state) for state in ("waiting", "shown", "done")}
     return Counts(assignments=states, **row)
+
+
+def margin(path: Path) -> tuple[float | None, str | None]:
+    """The non-inferiority margin that holds, and when it was fixed."""
+    with connect(path) as db:
+        row = one(db, "SELECT margin, margin_at FROM study")
+    return (row["margin"], row["margin_at"]) if row else (None, None)
 
 
 def alive(path: Path) -> bool:

@@ -17,20 +17,7 @@ from harness.records import KnownAnswer, Message, Scenario
 from harness.rundir import digest, now
 from studyapp.db import prepare, write
 from studyapp.store_checks import check_study
-
-CONSENT = """You will read short chats with an assistant, and say how good each one is.
-
-For each chat you see a goal, and when it counts as reached: imagine that the request was yours. You then give two \
-marks from 1 to 5, for how satisfied you would be with the assistant and for how far the goal was reached. You may \
-add a comment.
-
-The same request comes back a few times, answered by different assistants, called Assistant A, Assistant B and so on. \
-This page does not know which is which. Some answers are poor: your honest opinion is what is needed.
-
-Taking part is voluntary, and you can stop at any time by closing the page. Stored are your marks and comments, when \
-you gave them and how long you looked at each chat, under a pseudonym such as R01. Your name, your address and your \
-device are not stored."""
-"""What a rater reads before consenting, unless the study brings its own text. Paragraphs are parted by blank lines."""
+from studyapp.texts import texts
 
 _TABLES = (
     *("problem", "assignment", "guess", "token", "crowd", "code", "rater"),
@@ -59,6 +46,7 @@ def create(
 ) -> bool:
     """Write a study to its database; True if anything changed.
 
+    `consent` is what raters agree to, by default Viva's own text; paragraphs are parted by blank lines.
     `answers` are (arm key, scenario id, messages of the whole chat), one for each cell whose scenario is not live.
     `side` is the most arms on one side-by-side page (default: all, up to four). `settings` are columns of the table
     study: language, open_join, max_raters, lease_minutes, check_every, repeats, questions, completion_code,
@@ -75,7 +63,7 @@ def create(
     beside = "side-by-side" in modes.values()
     side = max(2, min(4, len(arm_keys))) if side is None else side
     sizes = {"ratings_per_cell": ratings_per_cell, "scenarios_per_rater": scenarios_per_rater, "side": side}
-    said = {**sizes, "name": name, "consent": CONSENT if consent is None else consent.strip(), **settings}
+    said = {**sizes, "name": name, "consent": _consent(consent, settings), **settings}
     said["questions"] = int(said.get("questions", len(arm_keys) > 1))
     said["open_join"] = int(said.get("open_join", True))
     said["self_words"] = json.dumps(list(said.get("self_words", ())), ensure_ascii=False)
@@ -106,6 +94,11 @@ def create(
             _fill(db, scenarios, modes, keys, chats, training, checks)
         fixed = _fix_margin(db, margin)
     return bool(changes) or fixed
+
+
+def _consent(own: str | None, settings: Mapping[str, Any]) -> str:
+    """What a rater reads before consenting: the study's own text, or Viva's in the study's language."""
+    return texts(settings.get("language", "en"))("consent.text").strip() if own is None else own.strip()
 
 
 def _kinds(training: Sequence[KnownAnswer], checks: Sequence[KnownAnswer]) -> list[tuple[str, Sequence[KnownAnswer]]]:

@@ -72,13 +72,18 @@ def make(
     text: Callable[[int, Scenario], str] = text_of,
     **changes: Any,
 ) -> bool:
-    """Create the small study at `path`; `changes` go to store.create."""
+    """Create the small study at `path`; `changes` go to store.create.
+
+    It wants more ratings than any test gives: nobody is sent away because it is full.
+    """
     items = scenarios() if items is None else items
-    settings = {"name": "small", "mode": "fixed", "seed": 7, "ratings_per_cell": 2, "scenarios_per_rater": 3}
+    settings = {"name": "small", "mode": "fixed", "seed": 7, "ratings_per_cell": 60, "scenarios_per_rater": 3}
+    settings |= {"questions": False}
     answers = [
         (key, item.id, [Message(role="user", content=item.opening), Message(role="assistant", content=text(arm, item))])
         for arm, key in enumerate(keys)
         for item in items
+        if (item.mode or changes.get("mode", "fixed")) != "live"
     ]
     return store.create(path, scenarios=items, arm_keys=keys, answers=answers, **{**settings, **changes})
 
