@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness import cli_bench, cli_owner
 from harness.errors import VivaError
 
 if TYPE_CHECKING:
@@ -80,38 +81,17 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, required=True, metavar="PATH", help="file (.gguf) or folder to write")
     export.add_argument("--dtype", choices=["f16", "f32", "bf16", "q8_0"], help="gguf: kind of the matrices (f16)")
 
-    bench = command("bench", bench_command, "score every arm on suites, perplexity and costs", study=False)
-    bench.add_argument("study", type=Path, nargs="?", metavar="STUDY", help="study file, or a run directory")
-    bench.add_argument("--run", type=Path, metavar="DIR", help="where results go (default: runs/NAME)")
-    bench.add_argument("--only", action="append", default=[], metavar="ARM", help="only this arm (repeatable)")
-    bench.add_argument(
-        "--compare",
-        nargs=2,
-        metavar=("A", "B"),
-        help="print what B's scores differ from A's, paired by item; names of arms, or folders of results",
-    )
-    _model_options(bench.add_argument_group("a model outside a study, into runs/bench/NAME"))
-    command("answer", answer_command, "let every arm answer every scenario")
+    cli_bench.add_command(command)
+    answer = command("answer", answer_command, "let every arm answer every scenario, or import chats")
+    answer.add_argument("--import", dest="chats", type=Path, metavar="FILE", help="JSONL of chats to rate instead")
     rate = command("rate", rate_command, "open the blind rating page")
     _server_options(rate)
+    cli_owner.add_commands(command)
     command("report", report_command, "write the report from what is there")
     command("status", status_command, "say which stages are finished and how many ratings there are")
-    command("doctor", doctor_command, "say what works on this machine", study=False)
+    doctor = command("doctor", doctor_command, "say what works on this machine, or check a run directory", study=False)
+    doctor.add_argument("path", type=Path, nargs="?", metavar="RUN", help="check this run directory's study instead")
     return parser
-
-
-def _model_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--model", metavar="SOURCE", help="score this model: folder, GGUF file, pypi:... or hub id")
-    group.add_argument("--suite", action="append", default=[], metavar="NAME", help="suite by name or path (words)")
-    group.add_argument("--texts", action="append", default=[], type=Path, metavar="FILE", help="perplexity of texts")
-    group.add_argument("--limit", type=int, metavar="N", help="items per suite")
-    group.add_argument("--few-shot", type=int, metavar="N", help="solved examples before each item")
-    group.add_argument("--data", type=Path, metavar="PATH", help="the suites' data: a file or folder, not the hub")
-    group.add_argument("--chat-template", action="store_true", help="put items into the model's chat template")
-    group.add_argument("--backend", default="viva", metavar="NAME", help="viva, hf, vllm or local-completions")
-    group.add_argument("--backend-arg", action="append", default=[], metavar="KEY=VALUE", help="a setting of it")
-    group.add_argument("--trust-code", action="store_true", help="run Python code that local tasks bring")
-    group.add_argument("--costs", action="store_true", help="measure time, memory and energy too")
 
 
 def _corpus_options(parser: argparse.ArgumentParser) -> None:
@@ -127,6 +107,9 @@ def _corpus_options(parser: argparse.ArgumentParser) -> None:
 def _server_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=7860, help="port of the rating page (default: 7860; 0: any free)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument(
+        "--owner-password-file", type=Path, metavar="FILE", help="password of /owner (default: a new one, printed)"
+    )
 
 
 class _Version(argparse.Action):
@@ -158,11 +141,12 @@ def run_command(args: argparse.Namespace) -> None:
 
 def _all_stages(run: "Run", rate_command: str) -> Path:
     from harness import stages
+    from harness.prepared_chats import answer
 
     with _held(run):
         stages.train_stage(run)
         stages.bench_stage(run)
-        stages.answer_stage(run)
+        answer(run)
         return stages.report_stage(run, rate_command)
 
 
@@ -211,58 +195,17 @@ def export_command(args: argparse.Namespace) -> None:
     print(f"{args.arm}: {written}")
 
 
-def bench_command(args: argparse.Namespace) -> None:
-    from harness.errors import ConfigError
-
-    if (args.model is None) == (args.study is None):
-        raise ConfigError("viva bench takes a study, or a model with --model", hint="name one of both")
-    if args.model is not None:
-        if args.compare or args.only:
-            raise ConfigError("--only and --compare belong to a study", hint="leave them out beside --model")
-        _bench_model(args)
-        return
-    names = ("suite", "texts", "limit", "few_shot", "data", "chat_template", "backend_arg", "trust_code", "costs")
-    idle = [name for name in names if getattr(args, name)] + ["backend"] * (args.backend != "viva")
-    if idle:
-        option = idle[0].replace("_", "-")
-        raise ConfigError(f"--{option} belongs to --model", hint="a study has its own settings in [bench]")
-    from harness.stages import bench_stage, open_run
-
-    if args.compare and args.only:
-        raise ConfigError("--only does nothing beside --compare", hint="leave one of them out")
-    run = open_run(args.study, args.run)
-    if args.compare:
-        from reports.terminal import compare
-
-        print(compare(run.dir.root, *args.compare))
-        return
-    with run.dir.lock():
-        bench_stage(run, args.only)
-
-
-def _bench_model(args: argparse.Namespace) -> None:
-    from harness.bench.single import bench_model, chosen_bench
-
-    bench = chosen_bench(
-        args.suite,
-        args.texts,
-        few_shot=args.few_shot,
-        chat_template=args.chat_template,
-        limit=args.limit,
-        data=args.data,
-        backend=args.backend,
-        backend_args=args.backend_arg,
-        trust_code=args.trust_code,
-    )
-    print(bench_model(args.model, bench, args.run, costs=args.costs))
-
-
 def answer_command(args: argparse.Namespace) -> None:
-    from harness.stages import answer_stage, open_run
+    from harness.prepared_chats import answer, import_answers
+    from harness.stages import open_run
 
     run = open_run(args.study, args.run)
     with run.dir.lock():
-        answer_stage(run)
+        if args.chats is None:
+            answer(run)
+            return
+        notes = import_answers(run, args.chats)
+    print("\n".join([f"answers: {run.dir.answers}", *(f"note: {note}" for note in notes)]))
 
 
 def rate_command(args: argparse.Namespace) -> None:
@@ -275,10 +218,12 @@ def rate_command(args: argparse.Namespace) -> None:
 def _serve(run: "Run", args: argparse.Namespace, rate: str) -> None:
     """Serve the rating page until Ctrl-C, then bring the report up to date."""
     from harness import stages
+    from harness.owner import seal_password
     from harness.rating import prepare, serve
 
     with run.dir.lock("rate"):
         prepare(run)
+        seal_password(run, args.owner_password_file)
         serve(run, args.host, args.port)
     with run.dir.lock():
         html = stages.report_stage(run, rate)
@@ -324,8 +269,10 @@ def init_command(args: argparse.Namespace) -> None:
 
 def doctor_command(args: argparse.Namespace) -> int:
     from harness.doctor import examine
+    from harness.doctor_run import examine_run
+    from harness.rundir import RunDir
 
-    return examine()
+    return examine() if args.path is None else examine_run(RunDir(args.path))
 
 
 if __name__ == "__main__":

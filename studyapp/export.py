@@ -9,6 +9,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -113,22 +114,30 @@ def table(path: Path, name: str, names: Names | None = None) -> tuple[list[str],
     return columns, [{column: row[column] for column in columns} for row in rows]
 
 
-def render(path: Path, form: str, name: str = "ratings", names: Names | None = None) -> bytes:
-    """A table, or for 'argilla' and 'label-studio' the chats, as the bytes of a file."""
+@dataclass(frozen=True)
+class File:
+    """The bytes of an exported file, and how many rows or ratings it holds."""
+
+    content: bytes
+    rows: int
+
+
+def render(path: Path, form: str, name: str = "ratings", names: Names | None = None) -> File:
+    """A table, or for 'argilla' and 'label-studio' the rated chats, as a file. Raises RatingError as `table` does."""
     if form not in FORMATS:
         raise RatingError(f"unknown format {form!r}", hint=f"use one of {', '.join(FORMATS)}")
     if form in ("argilla", "label-studio"):
-        _, rows = table(path, "chats", names)
+        rows = [row for row in table(path, "chats", names)[1] if row["item"] == "rated"]
         with reading(path) as db:
             uid = db.conn.execute("SELECT uid FROM study").fetchone()[0]
         records = argilla(rows, uid) if form == "argilla" else label_studio(rows)
-        return (json.dumps(records, ensure_ascii=False, indent=1) + "\n").encode()
+        return File((json.dumps(records, ensure_ascii=False, indent=1) + "\n").encode(), len(rows))
     columns, rows = table(path, name, names)
-    if form == "csv":
-        return _csv(columns, rows)
     if form == "jsonl":
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    return _parquet(columns, rows)
+        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    else:
+        content = _csv(columns, rows) if form == "csv" else _parquet(columns, rows)
+    return File(content, len(rows))
 
 
 def _codes(db: Database) -> dict[str, dict[str, str]]:

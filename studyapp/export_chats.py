@@ -28,10 +28,11 @@ class Record:
 
 
 def argilla(rows: Iterable[Row], study: str) -> list[dict[str, Any]]:
-    """Records as Argilla's `Dataset.records.from_json` takes them.
+    """The records that Argilla's `Dataset.records.from_json` takes.
 
-    `rows` are those of the table `chats`; `study` makes the users' ids this study's own. The dataset needs the fields
-    goal, reached (text) and chat, the questions satisfaction, goal_achievement (rating 1 to 5) and comment (text).
+    `rows` are those of the table `chats`, repeats left out; `study` makes the users' ids this study's own. The dataset
+    needs the fields goal, reached (text) and chat, the questions satisfaction, goal_achievement (rating 1 to 5) and
+    comment (text).
     """
     return [
         {
@@ -54,7 +55,7 @@ def argilla(rows: Iterable[Row], study: str) -> list[dict[str, Any]]:
 
 
 def label_studio(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """Tasks as Label Studio imports them, with `rows` of the table `chats`.
+    """Tasks as Label Studio imports them, with `rows` as for Argilla.
 
     Its labelling configuration needs Paragraphs named chat, a Rating for each of satisfaction and goal_achievement, and
     a TextArea for the comment.
@@ -110,8 +111,6 @@ def _records(rows: Iterable[Row]) -> list[Record]:
     """
     records: dict[str, Record] = {}
     for row in rows:
-        if row["item"] != "rated":
-            continue
         own = [row["rater"], row["position"], row["place"]] if row["mode"] == "live" else []
         text = json.dumps([row["scenario"], row["messages"], own, row.get("arm")], sort_keys=True)
         name = f"{row['scenario']}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -149,7 +149,7 @@ class Filler:
         self.codes = {key: "ABC"[(arm + 1) % 3] for arm, key in enumerate(self.order)}
         self.db.conn.execute("UPDATE assignment SET place = 1, mode = 'side-by-side' WHERE rater = 1 AND position = 12")
         self.db.conn.execute("UPDATE assignment SET position = 12, place = 2, mode = 'side-by-side'"
-                             " WHERE rater = 1 AND position = 11")  # fmt: skip
+                             " WHERE rater = 1 AND position = 8")  # fmt: skip
         for revision, code in ((1, "A"), (2, None)):
             self.insert("preference", rater=1, position=12, revision=revision, code=code, at=at(30 + revision))
         live = self.db.conn.execute("SELECT id FROM assignment WHERE rater = 1 AND position = 10").fetchone()[0]

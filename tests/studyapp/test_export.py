@@ -46,9 +46,9 @@ def read_csv(content):
 def test_pandas_reads_back_what_the_database_has(db):
     truth = query(db, "SELECT * FROM tidy_ratings")
     frames = [
-        read_csv(export.render(db, "csv")),
-        pd.read_json(io.BytesIO(export.render(db, "jsonl")), lines=True, dtype=False),
-        pd.read_parquet(io.BytesIO(export.render(db, "parquet"))),
+        read_csv(export.render(db, "csv").content),
+        pd.read_json(io.BytesIO(export.render(db, "jsonl").content), lines=True, dtype=False),
+        pd.read_parquet(io.BytesIO(export.render(db, "parquet").content)),
     ]
     for frame in frames:
         assert list(frame.columns) == RATINGS
@@ -64,10 +64,10 @@ def test_pandas_reads_back_what_the_database_has(db):
 
 
 def test_what_strangers_wrote_is_no_formula_in_a_spreadsheet(db):
-    comments = read_csv(export.render(db, "csv"))["comment"]
+    comments = read_csv(export.render(db, "csv").content)["comment"]
     assert "'=1+1" in set(comments)
     assert not any(text[:1] in ("=", "+", "-", "@", "\t", "\r") for text in comments)
-    exact = [json.loads(line)["comment"] for line in export.render(db, "jsonl").splitlines()]
+    exact = [json.loads(line)["comment"] for line in export.render(db, "jsonl").content.splitlines()]
     assert "=1+1" in exact
     assert EVIL in exact
 
@@ -75,7 +75,7 @@ def test_what_strangers_wrote_is_no_formula_in_a_spreadsheet(db):
 @pytest.mark.parametrize("name", export.TABLES)
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 def test_every_table_in_every_format_has_all_rows_and_no_key(closed, name, form):
-    content = export.render(closed, form, name)
+    content = export.render(closed, form, name).content
     read = {
         "csv": read_csv,
         "jsonl": lambda content: pd.read_json(io.BytesIO(content), lines=True),
@@ -145,9 +145,9 @@ def test_an_empty_table_keeps_its_columns_and_types(tmp_path):
         connection.execute(f"DELETE FROM {table}")
     connection.commit()
     connection.close()
-    frame = pd.read_parquet(io.BytesIO(export.render(db, "parquet", "live")))
+    frame = pd.read_parquet(io.BytesIO(export.render(db, "parquet", "live").content))
     assert (len(frame), str(frame["underruns"].dtype)) == (0, "int64")
-    assert len(read_csv(export.render(db, "csv", "guesses"))) == 0
+    assert len(read_csv(export.render(db, "csv", "guesses").content)) == 0
 
 
 def test_texts_stay_inside_until_the_study_is_closed(db):
@@ -155,7 +155,7 @@ def test_texts_stay_inside_until_the_study_is_closed(db):
         with pytest.raises(RatingError, match="closed study only"):
             export.render(db, form, name)
     for name in set(export.TABLES) - {"chats"}:
-        assert b"Text 0" not in export.render(db, "csv", name)
+        assert b"Text 0" not in export.render(db, "csv", name).content
     with pytest.raises(RatingError, match="no table 'secrets'"):
         export.table(db, "secrets")
     with pytest.raises(RatingError, match="unknown format 'exe'"):
@@ -177,7 +177,7 @@ def test_chats_are_what_the_raters_read(closed):
 
 
 def test_argilla_gets_one_record_for_each_chat_with_everybodys_answers(closed):
-    records = json.loads(export.render(closed, "argilla"))
+    records = json.loads(export.render(closed, "argilla").content)
     assert len(records) == 13  # twelve prepared ones and a live one
     assert len({record["id"] for record in records}) == 13
     total = 0
@@ -192,12 +192,12 @@ def test_argilla_gets_one_record_for_each_chat_with_everybodys_answers(closed):
         total += len(users)
     assert total == 58
     assert "arm" not in records[0]["metadata"]
-    named = json.loads(export.render(closed, "argilla", names=NAMES))
+    named = json.loads(export.render(closed, "argilla", names=NAMES).content)
     assert {record["metadata"]["arm"] for record in named} == set(NAMES.values())
 
 
 def test_label_studio_gets_one_task_for_each_chat(closed):
-    tasks = json.loads(export.render(closed, "label-studio"))
+    tasks = json.loads(export.render(closed, "label-studio").content)
     assert len(tasks) == 13
     marks = []
     for task in tasks:
@@ -222,7 +222,7 @@ def test_two_arms_with_one_text_do_not_make_a_rater_answer_twice(closed):
     )
     connection.commit()
     connection.close()
-    records = json.loads(export.render(closed, "argilla"))
+    records = json.loads(export.render(closed, "argilla").content)
     for record in records:
         users = [answer["user_id"] for answer in record["responses"]["satisfaction"]]
         assert len(set(users)) == len(users)
