@@ -1,30 +1,32 @@
-"""The rating page in Gradio: layout and thin handlers over session.py.
+"""The rating page in Gradio: its parts (layout.py) tied to what happens when they are used (screens.py).
 
 Gradio tells the browser far more than it shows: initial State values, hidden components, choice values, function names,
-docstrings of handlers, their running times. So nothing here depends on an arm. The handlers get a rater from the
-cookie (`request.username`, set by the guard) and a position; there is no gr.State, no function per arm, no handler has
-a docstring, and none sees more of an arm than its code and its text.
+docstrings of handlers, their running times. So nothing here depends on an arm. The handlers get the rater from the
+guard and the rest from the page; there is no gr.State, no function per arm, no handler has a docstring, and none sees
+more of an arm than its code and its text.
 """
 
+import asyncio
 import logging
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import gradio as gr
 
-from harness.errors import RatingError, VivaError
-from studyapp import session, store, views
-from studyapp.schema import MAX_COMMENT
+from studyapp import views
+from studyapp.calls import Function
+from studyapp.layout import Layout, labels, lay_out
+from studyapp.screens import NONE, ProblemError, Reader, Screens, Values
+from studyapp.texts import Texts, texts
 
 log = logging.getLogger("studyapp")
 
-MARKS = [(str(mark), mark) for mark in range(1, 6)]
-FAILED = "Something went wrong here. What you saved before is kept; please reload the page."
+MAX_STREAMS = 500
+"""Answers that Gradio shows at once; its own default of 40 would make the 41st rater wait for another's answer."""
 
 
 class QuietBlocks(gr.Blocks):
-    """Blocks that keep to themselves how long a handler took."""
+    """Blocks that keep to themselves how long a handler took, and how many others wait."""
 
     async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         result = await super().process_api(*args, **kwargs)
@@ -38,76 +40,155 @@ def theme() -> gr.themes.Base:
     return base.set(button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700")
 
 
-def build(db: Path, *, title: str) -> gr.Blocks:
-    """The page of the study in `db`."""
-    demo = QuietBlocks(title=title, analytics_enabled=False)
+def build(screens: Screens, t: Texts) -> gr.Blocks:
+    """The page of the study behind `screens`, labelled in the study's language."""
+    demo = QuietBlocks(title=t("join.title"), analytics_enabled=False)
     with demo:
-        item = gr.Markdown(elem_id="item", sanitize_html=True, latex_delimiters=[], show_label=False)
-        with gr.Column(visible=False, elem_id="form") as form:
-            ends = "1 = not at all, 5 = fully"
-            satisfaction = gr.Radio(MARKS, label="How satisfied would you be?", info=ends, elem_id="satisfaction")
-            goal = gr.Radio(MARKS, label="How far was the goal reached?", info=ends, elem_id="goal_achievement")
-            comment = gr.Textbox(label="Comment (optional)", lines=2, max_lines=6, max_length=MAX_COMMENT)
-        note = gr.Markdown(elem_id="note", sanitize_html=True, latex_delimiters=[], show_label=False)
-        with gr.Row(elem_id="buttons"):
-            back = gr.Button("Back", interactive=False, elem_id="back")
-            save = gr.Button("Save and next", variant="primary", interactive=False, elem_id="save")
-        gr.Markdown(
-            "Each rating is saved at once. You can close the page at any time: open it again in this browser and go on "
-            "where you were. Keys: **1** to **5** for each question, **Enter** to save. "
-            "Someone else's turn? [Start as a new rater](leave)",
-            elem_id="hint",
-        )
-        # visible=False keeps their values in the page; they say what the rater is looking at, which the server checks
-        position = gr.Number(visible=False, precision=0)
-        revision = gr.Number(visible=False, precision=0)
-        outputs = [item, form, satisfaction, goal, comment, note, back, save, position, revision]
-
-        def screen(view: session.View, problem: str = "") -> list[Any]:
-            shown = view.item
-            if shown is None:
-                marks: list[Any] = [None, None, ""]
-                place = [view.total + 1, 0]
-            else:
-                marks = [shown.satisfaction, shown.goal_achievement, shown.comment]
-                place = [shown.position, shown.revision]
-            return [
-                views.item(view),
-                gr.update(visible=shown is not None),
-                *marks,
-                views.note(problem),
-                gr.update(interactive=view.can_go_back),
-                gr.update(interactive=shown is not None, visible=shown is not None),
-                *place,
-            ]
-
-        def answered(act: Callable[[store.Rater], session.View], request: gr.Request) -> list[Any]:
-            try:
-                rater = store.rater_by_label(db, str(request.username))
-                if rater is None:
-                    raise RatingError("please open the page again from its address")
-                return screen(act(rater))
-            except VivaError as error:
-                problem = error.what + (f": {error.hint}" if error.hint else "")
-                problem = problem[0].upper() + problem[1:] + "."
-            except Exception:
-                log.exception("a rater's request failed")
-                problem = FAILED
-            # everything stays as the rater has it; only the note changes
-            return [gr.skip() if output is not note else views.note(problem) for output in outputs]
-
-        def show(request: gr.Request) -> list[Any]:
-            return answered(lambda rater: session.current(db, rater), request)
-
-        def rate(s: Any, g: Any, text: str, at: int, seen: int, request: gr.Request) -> list[Any]:
-            return answered(lambda rater: session.rate(db, rater, at, s, g, text or "", seen), request)
-
-        def step_back(at: int, request: gr.Request) -> list[Any]:
-            return answered(lambda rater: session.back(db, rater, at), request)
-
-        # queue=False: Gradio's queue is several times slower and tells raters about one another's running times
-        quiet: Any = {"outputs": outputs, "queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        demo.load(show, None, **quiet)
-        save.click(rate, [satisfaction, goal, comment, position, revision], **quiet)
-        back.click(step_back, [position], **quiet)
+        layout = lay_out(t, panels=screens.panels, live=screens.chats is not None)
+        _tie(demo, layout, screens, t)
+    demo.max_threads = demo._queue.max_thread_count = MAX_STREAMS
+    _hush(demo._queue)
     return demo
+
+
+def functions(demo: gr.Blocks) -> dict[int, Function]:
+    """What the guard lets through to each of the page's functions."""
+    return {index: Function(len(one.inputs), bool(one.queue)) for index, one in demo.fns.items()}
+
+
+def _tie(demo: gr.Blocks, layout: Layout, screens: Screens, t: Texts) -> None:
+    """Tie the buttons to the screens. The first functions are show, speak, save, back, onward and report."""
+    part = layout.parts
+    # queue=False: Gradio's queue is several times slower and tells raters about one another's running times. Nor are
+    # values processed by the components: that would cost a thread for each, and a refused choice would list all.
+    quiet: Any = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    quiet |= {"preprocess": False, "postprocess": False}
+    whole: Any = {"outputs": layout.of(layout.filled), **quiet}
+
+    def show(request: gr.Request) -> list[Any]:
+        return _answer(layout.filled, request, lambda reader: screens.show(reader, _asked_for(request)))
+
+    def speak(request: gr.Request) -> list[Any]:
+        spoken = _reader(request).t
+        said = labels(spoken, panels=layout.panels, live=layout.live)
+        return [gr.update(**said[name]) if spoken.code != t.code else gr.skip() for name in worded]
+
+    def save(request: gr.Request, place: Any, *given: Any) -> list[Any]:
+        marks = [given[start : start + 3] for start in range(0, 3 * layout.panels, 3)]
+        preferred = given[-1] if layout.panels > 1 else None
+        return _answer(layout.filled, request, lambda reader: screens.save(reader, place, marks, preferred))
+
+    def back(place: Any, request: gr.Request) -> list[Any]:
+        return _answer(layout.filled, request, lambda reader: screens.back(reader, place))
+
+    def onward(place: Any, request: gr.Request) -> list[Any]:
+        return _answer(layout.filled, request, lambda reader: screens.onward(reader, place))
+
+    def report(text: Any, place: Any, request: gr.Request) -> list[Any]:
+        return _answer(["problem", "thanks"], request, lambda reader: screens.report(reader, place, text), "thanks")
+
+    worded = list(labels(t, panels=layout.panels, live=layout.live))
+    opened = demo.load(show, None, **whole)
+    demo.load(speak, None, layout.of(worded), **quiet)
+    part["save"].click(save, layout.of(layout.marked), **whole)
+    part["back"].click(back, part["place"], **whole)
+    part["next"].click(onward, part["place"], **whole)
+    part["report"].click(report, [part["problem"], part["place"]], [part["problem"], part["thanks"]], **quiet)
+    if layout.live:
+        _tie_live(layout, screens, opened, quiet)
+
+
+def _tie_live(layout: Layout, screens: Screens, opened: Any, quiet: Any) -> None:
+    """Tie what a live chat has: send, again and finish, the stream, and what follows it."""
+    part = layout.parts
+    said = ["item", "note", "chat-1", "live", "place", "say"]
+    settled_parts = [name for name in said if name != "say"]
+
+    async def send(text: Any, place: Any, request: gr.Request) -> list[Any]:
+        return await _answer_live(said, request, lambda reader: screens.send(reader, place, text))
+
+    async def again(place: Any, request: gr.Request) -> list[Any]:
+        return await _answer_live(said, request, lambda reader: screens.again(reader, place))
+
+    async def watch(place: Any, request: gr.Request) -> AsyncIterator[str]:
+        try:
+            async for shown in screens.watch(_reader(request), place):
+                yield shown
+        except ProblemError:
+            return
+
+    def settle(place: Any, request: gr.Request) -> list[Any]:
+        return _answer(settled_parts, request, lambda reader: screens.settled(reader, place))
+
+    def finish(place: Any, request: gr.Request) -> list[Any]:
+        return _answer(layout.filled, request, lambda reader: screens.finish(reader, place))
+
+    stream: Any = {**quiet, "queue": True, "concurrency_limit": None}
+    sent = part["send"].click(send, [part["say"], part["place"]], layout.of(said), **quiet)
+    asked = part["again"].click(again, part["place"], layout.of(said), **quiet)
+    part["finish"].click(finish, part["place"], layout.of(layout.filled), **quiet)
+    for begun in (opened, sent, asked):
+        streamed = begun.then(watch, part["place"], part["live"], **stream)
+        streamed.then(settle, part["place"], layout.of(settled_parts), **quiet)
+
+
+def _answer(names: list[str], request: gr.Request, act: Callable[[Reader], Values], note: str = "note") -> list[Any]:
+    """What an action gives for the parts in `names`; if it does not come off, only the note changes."""
+    reader = _reader(request)
+    try:
+        return _fill(names, act(reader), reader.t)
+    except ProblemError as problem:
+        said = str(problem)
+    except Exception:
+        log.exception("a rater's request failed")
+        said = reader.t("note.failed")
+    return _fill(names, {note: views.note(said)}, reader.t)
+
+
+async def _answer_live(names: list[str], request: gr.Request, act: Callable[[Reader], Any]) -> list[Any]:
+    reader = _reader(request)
+    try:
+        values = await act(reader)
+    except ProblemError as problem:
+        values = {"note": views.note(str(problem))}
+    except Exception:
+        log.exception("a rater's message failed")
+        values = {"note": views.note(reader.t("note.failed"))}
+    return await asyncio.to_thread(_fill, names, values, reader.t)
+
+
+def _fill(names: list[str], values: Values, t: Texts) -> list[Any]:
+    filled = [values.get(name, gr.skip()) for name in names]
+    if "preference" in names and values.get("codes"):
+        choices = [(t("page.assistant", code=code), code) for code in values["codes"]]
+        update = gr.update(choices=[*choices, (t("marks.none"), NONE)], value=values["preference"])
+        filled[names.index("preference")] = update
+    return filled
+
+
+def _reader(request: gr.Request) -> Reader:
+    """Whom the guard found behind the cookie."""
+    assert request.request is not None
+    state = request.request.scope["state"]
+    return Reader(state["rater"], texts(state["language"]))
+
+
+def _asked_for(request: gr.Request) -> int | None:
+    """The item that the page was opened at, of which the guard has checked the form."""
+    at = request.query_params.get("at", "")
+    return int(at) if at.isdecimal() else None
+
+
+def _hush(queue: Any) -> None:
+    """Make the queue's messages say nothing of how long others took and how many there are."""
+    tell = queue.send_message
+
+    def send_message(event: Any, message: Any) -> None:
+        for name in ("rank", "rank_eta", "eta", "cache_duration", "avg_time"):
+            if hasattr(message, name):
+                setattr(message, name, None)
+        if hasattr(message, "queue_size"):
+            message.queue_size = 0
+        tell(event, message)
+
+    queue.send_message = send_message

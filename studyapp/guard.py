@@ -1,20 +1,23 @@
-"""What stands between a rater's browser and Gradio: an allow-list, who is asking, and what may come back.
+"""What stands between a rater's browser and the app: an allow-list, who is asking, how often, and what may come back.
 
 Plain ASGI, because it has to see every request before Gradio's own middleware. Gradio answers on some fifty routes, of
 which the page needs a handful; several need no login, and sessions are not bound to users. Hence:
 
-- what is not listed does not exist (404), and strangers get in nowhere but at the consent page (401);
+- what is not listed does not exist (404), and strangers get in nowhere but at the pages for joining (401);
 - a POST needs this page's own Origin, which closes cross-site requests together with the cookie's SameSite;
-- a Gradio session belongs to the first rater who uses it;
+- it has to be small, to arrive in time, and not to come too often;
+- a Gradio session belongs to the first rater who uses it, its events included;
 - a function call has to name a function of the page with as many inputs as it has, all of them plain values;
-- the answer carries a content security policy with a fresh nonce, and no header that invites other sites in.
+- the queue is there for streamed answers only.
+
+The owner's pages have a guard of their own behind this one (owner_lock.py); all but the rater's cookie holds for them.
 """
 
-import json
+import asyncio
 import logging
+import re
 import secrets
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
@@ -23,198 +26,216 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from studyapp.store import Rater
+from studyapp.calls import Calls, ForeignError, Function, NonsenseError
+from studyapp.limits import Addresses, Buckets, Limits
+from studyapp.records import Rater
+from studyapp.reply import Reply
+from studyapp.texts import languages, texts
 
 log = logging.getLogger("studyapp")
 
-MAX_BODY = 64 * 1024
-MAX_SESSIONS_PER_RATER = 20
-MAX_SESSIONS = 10_000
-
-# All that the page uses in a browser. Live chats will need the queue's routes as well.
+# All that the page uses in a browser.
 CALL = "/gradio_api/run/predict"
-OPEN = {("GET", "/healthz"), ("GET", "/join"), ("POST", "/join")}
-RATERS = {
-    *(("GET", path) for path in ("/", "/theme.css", "/favicon.ico", "/manifest.json", "/viva.js", "/leave")),
-    ("POST", CALL),
-    ("POST", "/leave"),
+QUEUE_CALL, QUEUE_EVENTS = "/gradio_api/queue/join", "/gradio_api/queue/data"
+FORMS = ("/leave", "/withdraw", "/device", "/questions")
+OPEN = {
+    *(("GET", path) for path in ("/healthz", "/join", "/language", "/withdrawn")),
+    *(("POST", path) for path in ("/join", "/language")),
 }
+TOKENS = ("/join/", "/continue/")  # with a token behind it; GET shows a button, POST uses it up
+RATERS = {
+    *(("GET", path) for path in ("/", "/theme.css", "/favicon.ico", "/manifest.json", "/viva.js")),
+    *(("GET", path) for path in ("/gradio_api/app_id", "/end", "/paused", "/closed")),
+    *((method, path) for method in ("GET", "POST") for path in FORMS),
+    ("POST", CALL),
+}
+STREAMS = {("POST", QUEUE_CALL), ("GET", QUEUE_EVENTS)}
 RATERS_BELOW = ("/assets/", "/static/")
 
-CALL_KEYS = {"data", "fn_index", "session_hash", "event_data", "trigger_id"}
-
-TEXTS = {
-    400: "This request makes no sense here.",
-    401: "Please open the study's address and join first.",
-    403: "This request did not come from your own page. Please reload it.",
-    404: "There is nothing here.",
-    413: "This is too large.",
-    500: "Something went wrong. What you saved is kept; please reload the page.",
-}
-
-HEADERS = {
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    # not no-referrer: under that, browsers send "Origin: null" with a form
-    "referrer-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "permissions-policy": "camera=(), geolocation=(), microphone=()",
-}
-
-
-def policy(nonce: str) -> str:
-    """The content security policy; scripts only from here or with the nonce, nothing from another host."""
-    return (
-        f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self' 'unsafe-inline'; "
-        "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; manifest-src 'self'; worker-src 'none'; "
-        "base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
-    )
+TOKEN = re.compile(r"[\w-]{16,64}", re.ASCII)
+AT = re.compile(rb"at=[1-9][0-9]{0,3}")
+"""The one parameter that the page takes: the item to begin with."""
 
 
 class RefusedError(Exception):
     """A request that goes no further; its status decides the text."""
 
-    def __init__(self, status: int):
-        super().__init__(TEXTS[status])
+    def __init__(self, status: int, wait: int = 0):
+        super().__init__(status)
         self.status = status
+        self.wait = wait  # seconds
 
 
 class Guard:
     """ASGI middleware around the whole app.
 
-    `who` finds the rater of a cookie's value, `functions` maps the index of each Gradio function to its number of
-    inputs. The rater is passed on as `scope["state"]["rater"]`.
+    `who` finds the rater of a cookie's value, `functions` the Gradio functions by their index. `elsewhere` says where
+    a rater belongs who opens the page while there is nothing to rate there: a path, or None. The rater and their
+    language are passed on as `scope["state"]["rater"]` and `["language"]`.
     """
 
     def __init__(
-        self, app: ASGIApp, *, cookie: str, who: Callable[[str], Rater | None], functions: Mapping[int, int]
+        self,
+        app: ASGIApp,
+        *,
+        cookie: str,
+        language: str,
+        who: Callable[[str], Rater | None],
+        functions: Mapping[int, Function],
+        elsewhere: Callable[[Rater], Awaitable[str | None]],
+        limits: Limits,
     ) -> None:
         self.app = app
         self.cookie = cookie
+        self.language = language
         self.who = who
-        self.functions = functions
-        self.owners: OrderedDict[str, int] = OrderedDict()  # Gradio session -> rater
+        self.elsewhere = elsewhere
+        self.limits = limits
+        self.calls = Calls(functions)
+        self.listed = RATERS | (STREAMS if self.calls.any_queued else set())
+        self.addresses = Addresses()
+        self.posts, self.joins, self.misses = (Buckets(rate) for rate in (limits.posts, limits.joins, limits.misses))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
-        nonce = secrets.token_urlsafe(16)
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
-        reply = _Reply(send, path, nonce)
+        reply = Reply(send, path, secrets.token_urlsafe(16))
+        headers = Headers(scope=scope)
+        cookies = _cookies(headers)
         try:
-            await self._serve(scope, receive, reply, path)
+            await self._serve(scope, receive, reply, path, headers, cookies)
         except RefusedError as refusal:
-            await PlainTextResponse(TEXTS[refusal.status], refusal.status)(scope, receive, reply)
+            await self._refuse(refusal, cookies)(scope, receive, reply)
         except Exception:
             log.exception("a request failed: %s %s", scope["method"], path)
             if not reply.started:
-                await PlainTextResponse(TEXTS[500], 500)(scope, receive, reply)
+                await self._refuse(RefusedError(500), cookies)(scope, receive, reply)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
-        headers = Headers(scope=scope)
-        method = scope["method"]
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, path: str, headers: Headers, cookies: Mapping[str, str]
+    ) -> None:
+        method, root = scope["method"], scope.get("root_path", "")
+        address = self.addresses.name((scope.get("client") or ("",))[0])
         body = b""
         if method == "POST":
             if not _same_origin(headers):
                 raise RefusedError(403)
-            body = await _body(headers, receive)
+            body = await self._body(headers, receive)
             receive = _replay(body, receive)
 
         rater = None
-        if (method, path) not in OPEN:
-            rater = await self._rater(headers)
+        if self._open(method, path):
+            if path.startswith(TOKENS):
+                send = self._counting_misses(send, address)
+            if method == "POST" and path.startswith("/join") and (wait := self.joins.take(address)):
+                raise RefusedError(429, wait)
+        elif not (path == "/owner" or path.startswith("/owner/")):
+            rater = await self._rater(cookies, address)
             if rater is None:
                 if (method, path) != ("GET", "/"):
                     raise RefusedError(401)
-                return await RedirectResponse(scope.get("root_path", "") + "/join", 303)(scope, receive, send)
-            below = method == "GET" and path.startswith(RATERS_BELOW) and ".." not in path
-            if (method, path) not in RATERS and not below:
-                raise RefusedError(404)
-            if path == "/" and scope["query_string"]:  # ?deep_link, ?view, ?__theme
-                return await RedirectResponse(scope.get("root_path", "") + "/", 303)(scope, receive, send)
-            if path == CALL:
-                self._check_call(body, rater)
+                return await RedirectResponse(f"{root}/join", 303)(scope, receive, send)
+            await self._check(method, path, scope["query_string"], body, rater)
+            if path == "/" and (where := await self._where(scope["query_string"], rater)):
+                return await RedirectResponse(root + where, 303)(scope, receive, send)
 
-        scope = dict(scope, state={**scope.get("state", {}), "rater": rater})
+        state = {**scope.get("state", {}), "rater": rater, "language": self._language(cookies, rater)}
+        scope = dict(scope, state=state)
         if path == "/":  # to put the nonce in, the page has to come uncompressed
             scope["headers"] = [(key, value) for key, value in scope["headers"] if key != b"accept-encoding"]
         await self.app(scope, receive, send)
 
-    async def _rater(self, headers: Headers) -> Rater | None:
-        try:
-            morsel = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
-        except CookieError:
+    def _open(self, method: str, path: str) -> bool:
+        if (method, path) in OPEN:
+            return True
+        start = next((start for start in TOKENS if path.startswith(start)), None)
+        return bool(start and method in ("GET", "POST") and TOKEN.fullmatch(path.removeprefix(start)))
+
+    async def _rater(self, cookies: Mapping[str, str], address: bytes) -> Rater | None:
+        if not (token := cookies.get(self.cookie)):
             return None
-        return await run_in_threadpool(self.who, morsel.value) if morsel else None
+        rater = await run_in_threadpool(self.who, token)
+        # looked up first: one who guesses must not lock out the raters who share an address with them
+        if rater is None and (wait := self.misses.take(address)):
+            raise RefusedError(429, wait)
+        return rater
 
-    def _check_call(self, body: bytes, rater: Rater) -> None:
-        """Refuse a call that the page would not make, or one in another rater's session."""
+    async def _check(self, method: str, path: str, query: bytes, body: bytes, rater: Rater) -> None:
+        """Refuse what the page would not ask for, or another rater's page."""
+        below = method == "GET" and path.startswith(RATERS_BELOW) and ".." not in path
+        if (method, path) not in self.listed and not below:
+            raise RefusedError(404)
+        if method == "POST" and (wait := self.posts.take(rater.id)):
+            raise RefusedError(429, wait)
         try:
-            call = json.loads(body)
-        except (ValueError, RecursionError):
+            if path in (CALL, QUEUE_CALL):
+                self.calls.check(body, rater.id, queued=path == QUEUE_CALL)
+            elif path == QUEUE_EVENTS:
+                self.calls.check_listener(query, rater.id)
+        except NonsenseError:
             raise RefusedError(400) from None
-        if not isinstance(call, dict) or not set(call) <= CALL_KEYS:
-            raise RefusedError(400)
-        data, session, index = call.get("data"), call.get("session_hash"), call.get("fn_index")
-        if type(index) is not int or index not in self.functions or not isinstance(data, list):
-            raise RefusedError(400)
-        if len(data) != self.functions[index] or any(isinstance(value, list | dict) for value in data):
-            raise RefusedError(400)
-        if not isinstance(session, str) or not 1 <= len(session) <= 64:
-            raise RefusedError(400)
-        if self.owners.setdefault(session, rater.id) != rater.id:
-            raise RefusedError(403)
-        self.owners.move_to_end(session)
-        own = [key for key, owner in self.owners.items() if owner == rater.id]
-        for key in own[:-MAX_SESSIONS_PER_RATER]:
-            del self.owners[key]
-        while len(self.owners) > MAX_SESSIONS:
-            self.owners.popitem(last=False)
+        except ForeignError:
+            raise RefusedError(403) from None
+
+    async def _where(self, query: bytes, rater: Rater) -> str | None:
+        """Where a rater who opens the page is sent instead; None if they are right here."""
+        if query and not AT.fullmatch(query):  # ?deep_link, ?view, ?__theme
+            return "/"
+        where = await self.elsewhere(rater)
+        return None if query and where in ("/end", "/questions") else where
+
+    def _language(self, cookies: Mapping[str, str], rater: Rater | None) -> str:
+        for code in (cookies.get(f"{self.cookie}_language"), rater.language if rater else None):
+            if code in languages():
+                return code
+        return self.language
+
+    def _refuse(self, refusal: RefusedError, cookies: Mapping[str, str]) -> PlainTextResponse:
+        text = texts(self._language(cookies, None))(f"refused.{refusal.status}")
+        headers = {"retry-after": str(refusal.wait)} if refusal.wait else None
+        return PlainTextResponse(text, refusal.status, headers)
+
+    def _counting_misses(self, send: Send, address: bytes) -> Send:
+        """Refuses who has tried too many tokens; else counts this one, if there turns out to be nothing behind it."""
+        if wait := self.misses.take(address, cost=0):
+            raise RefusedError(429, wait)
+
+        async def counting(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 404:
+                self.misses.take(address)
+            await send(message)
+
+        return counting
+
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+        """The whole body of a request, if it is not too long and does not take too long."""
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > self.limits.body_bytes:
+            raise RefusedError(413)
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise RefusedError(400)
+                    body += message.get("body", b"")
+                    if len(body) > self.limits.body_bytes:
+                        raise RefusedError(413)
+                    if not message.get("more_body"):
+                        return bytes(body)
+        except TimeoutError:
+            raise RefusedError(408) from None
 
 
-class _Reply:
-    """Sends an answer on with the guard's headers, and with the nonce in the page's script tags."""
-
-    def __init__(self, send: Send, path: str, nonce: str) -> None:
-        self.send = send
-        self.path = path
-        self.nonce = nonce
-        self.started = False
-        self.held: Message | None = None  # the start of a page, until its whole body has come
-        self.body = b""
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.held = None
-            message = dict(message, headers=self._headers(message["headers"]))
-            kind = Headers(raw=message["headers"]).get("content-type", "")
-            if self.path == "/" and kind.startswith("text/html"):
-                self.held = message
-                return
-            self.started = True
-        elif self.held is not None and message["type"] == "http.response.body":
-            self.body += message.get("body", b"")
-            if message.get("more_body"):
-                return
-            # unquoted: one of the tags stands inside a JSON string
-            page = self.body.replace(b"<script", b"<script nonce=" + self.nonce.encode())
-            start, self.held = self.held, None
-            kept = [(key, value) for key, value in start["headers"] if key != b"content-length"]
-            self.started = True
-            await self.send(dict(start, headers=[*kept, (b"content-length", str(len(page)).encode())]))
-            message = {"type": "http.response.body", "body": page}
-        await self.send(message)
-
-    def _headers(self, given: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        # Gradio reflects any Origin in access-control-*, and its caching does not know that pages belong to raters
-        kept = [(key, value) for key, value in given if not key.startswith((b"access-control-", b"cache-control"))]
-        named = self.path.startswith("/assets/")  # file names there hold a hash of the content
-        cache = "private, max-age=31536000, immutable" if named else "no-store"
-        own = {**HEADERS, "content-security-policy": policy(self.nonce), "cache-control": cache}
-        return [*kept, *((key.encode(), value.encode()) for key, value in own.items())]
+def _cookies(headers: Headers) -> Mapping[str, str]:
+    try:
+        return {name: morsel.value for name, morsel in SimpleCookie(headers.get("cookie", "")).items()}
+    except CookieError:
+        return {}
 
 
 def _same_origin(headers: Headers) -> bool:
@@ -222,23 +243,6 @@ def _same_origin(headers: Headers) -> bool:
     origin = urlsplit(headers.get("origin", ""))
     hosts = {headers.get("host"), headers.get("x-forwarded-host")}  # no page elsewhere can set either
     return origin.scheme in ("http", "https") and origin.netloc in hosts
-
-
-async def _body(headers: Headers, receive: Receive) -> bytes:
-    """The whole body of a request, if it is not too long."""
-    length = headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > MAX_BODY:
-        raise RefusedError(413)
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise RefusedError(400)
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY:
-            raise RefusedError(413)
-        if not message.get("more_body"):
-            return bytes(body)
 
 
 def _replay(body: bytes, rest: Receive) -> Receive:
