@@ -68,6 +68,12 @@ ROWS = {
     "withdrawn": "SELECT withdrawal.label FROM withdrawal JOIN rater ON rater.label = withdrawal.label",
 }
 
+# to the second: the log is not written finer than that
+LATE = """
+SELECT count(*) FROM rating_event JOIN assignment ON assignment.id = rating_event.assignment
+JOIN rater ON rater.id = assignment.rater WHERE rater.kind = 'person' AND substr(at, 1, 19) > substr(?, 1, 19)
+"""
+
 FAULTS = {
     "codes": "every item stands under its rater's own code",
     "duplicates": "no item is there twice",
@@ -212,7 +218,7 @@ def _state(db: sqlite3.Connection) -> Result:
         return False, f"the study is {state}, but its time of closing is {closed_at or 'missing'}"
     if unblinded and state != "closed":
         return False, f"the study is {state}, but it was unblinded at {unblinded}"
-    late = db.execute("SELECT count(*) FROM rating_event WHERE at > ?", [unblinded or "9999"]).fetchone()[0]
+    late = db.execute(LATE, [unblinded or "9999"]).fetchone()[0]
     if late:
         return False, f"{late} ratings are younger than the unblinding at {unblinded}"
     return True, f"the study is {state}" + (f", unblinded at {unblinded}" if unblinded else "")
