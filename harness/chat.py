@@ -117,7 +117,7 @@ def _decode(
             use_cache=True,
             logits_to_keep=1,
         )
-        tokens = _draw(out.logits[:, -1].float(), [generators[row] for row in rows], sampling)
+        tokens = draw(out.logits[:, -1].float(), [generators[row] for row in rows], sampling)
         going = [place for place, token in enumerate(tokens) if token != end]
         for place, token in enumerate(tokens):
             if token == end:
@@ -137,7 +137,8 @@ def _decode(
     return written, ended
 
 
-def _draw(logits_BV: "torch.Tensor", generators: list["torch.Generator"], sampling: Sampling) -> list[int]:
+def draw(logits_BV: "torch.Tensor", generators: Sequence["torch.Generator"], sampling: Sampling) -> list[int]:
+    """The next token of each row, drawn from the row's own generator (on the processor); logits are float32."""
     import torch
 
     if sampling.temperature == 0:
@@ -148,6 +149,6 @@ def _draw(logits_BV: "torch.Tensor", generators: list["torch.Generator"], sampli
     before_BK = probability_BK.cumsum(-1) - probability_BK
     probability_BK = probability_BK.masked_fill(before_BK >= sampling.top_p, 0.0)
     return [
-        int(index_BK[row, torch.multinomial(probability_BK[row], 1, generator=generator)])
+        int(index_BK[row, torch.multinomial(probability_BK[row].cpu(), 1, generator=generator)])
         for row, generator in enumerate(generators)
     ]
