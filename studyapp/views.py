@@ -134,8 +134,8 @@ def _classes(view: View, item: Item, t: Texts) -> str:
         "pending": pending(item),
         "rateable": item.rateable,
     }
-    base = f"viva at-{item.position} {_MODES[item.mode]} panels-{len(item.panels)} lang-{t.code}"
-    return " ".join([base, *(name for name, holds in marks.items() if holds)])
+    facts = ["viva", f"at-{item.position}", _MODES[item.mode], f"panels-{len(item.panels)}", f"lang-{t.code}"]
+    return " ".join([*facts, *(name for name, holds in marks.items() if holds)])
 
 
 def _guide(item: Item, t: Texts, answering: bool) -> str:

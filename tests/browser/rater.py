@@ -19,7 +19,7 @@ QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
     *("--disable-sync", "--no-first-run"),
 )
-PATIENCE_MS = 30_000
+PATIENCE_MS = 90_000
 """How long to wait for the page on a slow and busy machine."""
 
 
@@ -32,6 +32,7 @@ def chromium_path() -> str | None:
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
     """A headless Chromium, closed at the end."""
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium_path(), args=list(QUIET))
         try:
@@ -48,24 +49,47 @@ def open_page(browser: Browser | BrowserContext, url: str, **context: object) ->
     return page
 
 
+@contextlib.contextmanager
+def rater_at(browser: Browser, url: str, **context: object) -> Iterator[Page]:
+    """A page in a context of its own, with everything it requested and complained about."""
+    own = browser.new_context(**context)
+    page = own.new_page()
+    page.requests, page.complaints = [], []
+    page.on("request", lambda request: page.requests.append(request.url))
+    page.on("console", lambda message: message.type == "error" and page.complaints.append(message.text))
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.on("dialog", lambda dialog: page.complaints.append(dialog.message))
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(url)
+    try:
+        yield page
+    finally:
+        own.close()
+
+
 def join(page: Page) -> None:
     """Consent, and wait for the first item."""
     page.get_by_role("checkbox").check()
-    page.get_by_role("button", name="Start rating").click()
+    page.locator("form[action$='/join'] button").click()
     wait_for_item(page)
 
 
 def wait_for_item(page: Page, position: int | None = None) -> None:
-    """Wait until an item is there (the one at `position`, if given) and can be rated."""
-    where = f"#item .at-{position}" if position else "#item .viva"
-    page.locator(where).wait_for()
-    if position:
-        page.locator("#form").wait_for()
+    """Wait until an item is there: the one at `position`, if given."""
+    page.locator(f"#item .at-{position}" if position else "#item .viva[class*=at-]").wait_for()
+    page.locator("#panel-1").wait_for()
+
+
+def classes(page: Page) -> set[str]:
+    """What the page says of the item: mode, place, whether it can be rated."""
+    return set((page.locator("#item .viva").get_attribute("class") or "").split())
 
 
 def position(page: Page) -> int | None:
     """Which item is shown, None at the end."""
-    found = re.search(r"\bat-(\d+)", page.locator("#item .viva").get_attribute("class") or "")
+    if not page.locator("#item .viva").count():
+        return None
+    found = re.search(r"\bat-(\d+)", " ".join(classes(page)))
     return int(found.group(1)) if found else None
 
 
@@ -74,21 +98,22 @@ def shown(page: Page) -> dict[str, str]:
     return {
         "assistant": page.locator("#item h1").inner_text(),
         "goal": page.locator("#item dd").first.inner_text(),
-        "answer": page.locator("#item li.assistant div").last.inner_text(),
+        "answer": page.locator("#chat-1 li.assistant div").last.inner_text(),
     }
 
 
-def mark(page: Page, satisfaction: int, goal: int) -> None:
-    """Choose both marks by mouse."""
-    page.locator("#satisfaction").get_by_text(str(satisfaction), exact=True).click()
-    page.locator("#goal_achievement").get_by_text(str(goal), exact=True).click()
+def mark(page: Page, satisfaction: int, goal: int, panel: int = 1) -> None:
+    """Choose both marks of a panel by mouse."""
+    page.locator(f"#satisfaction-{panel}").get_by_text(str(satisfaction), exact=True).click()
+    page.locator(f"#goal_achievement-{panel}").get_by_text(str(goal), exact=True).click()
 
 
 def save(page: Page) -> None:
     """Save, and wait for what comes next; returns once the page shows the rating as saved."""
-    before = page.locator("#item .viva").get_attribute("class") or ""
-    page.get_by_role("button", name="Save and next").click()
-    expect(page.locator("#item .viva")).not_to_have_class(before, timeout=PATIENCE_MS)
+    before = position(page)
+    page.locator("#save").click()
+    expect(page.locator(f"#item .at-{before}")).to_have_count(0)
+    page.wait_for_load_state()
 
 
 def rate_items(page: Page, ratings: Sequence[tuple[int, int]]) -> list[dict[str, str]]:
@@ -99,3 +124,13 @@ def rate_items(page: Page, ratings: Sequence[tuple[int, int]]) -> list[dict[str,
         mark(page, satisfaction, goal)
         save(page)
     return seen
+
+
+def say(page: Page, text: str) -> None:
+    """Send a message of a live chat, and wait for the whole answer."""
+    answers = page.locator("#chat-1 li.assistant")
+    before = answers.count()
+    page.locator("#say textarea").fill(text)
+    page.locator("#send").click()
+    expect(answers).to_have_count(before + 1)
+    expect(page.locator("#live .on-its-way")).to_have_count(0)

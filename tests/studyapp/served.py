@@ -278,8 +278,10 @@ MARKED = ("satisfaction", "goal_achievement", "comment")
 def _apply(shown: list[str], change: Any) -> list[str]:
     """What is shown after a change: the whole text, or what Gradio's diff says."""
     last = shown[-1] if shown else ""
+    if change is None:  # a stream without a word
+        return shown
     if isinstance(change, str):
-        return [*shown, change]
+        return [*shown, change] if change != last else shown
     for action, path, value in change:
         assert path == [], change
         last = last + value if action == "append" else value
