@@ -4,9 +4,11 @@ import re
 import sqlite3
 
 import fastapi
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 from owned_study import CROWD, KEYS, make_owned
+from served import serving
 
 from studyapp import dashboard, owner_lock, store_owner
 
@@ -259,3 +261,26 @@ def test_sql_in_fields_stays_text(db, owner):
     owner.post("/owner/study", data={"action": evil})
     assert store_owner.invites(db)[0]["note"] == evil
     assert store_owner.overview(db).ratings == 46
+
+
+def test_in_the_real_server_the_guard_lets_the_owner_pass_and_nobody_else(db):
+    with serving(db) as server, httpx.Client(base_url=server.url.rstrip("/"), timeout=60) as client:
+        origin = {"origin": server.url.rstrip("/")}
+        stranger = client.get("/owner")
+        assert (stranger.status_code, stranger.headers["location"]) == (303, "/owner/login")
+        assert client.post("/owner/login", data={"password": PASSWORD}).status_code == 403  # no Origin
+        assert client.post("/owner/login", data={"password": PASSWORD}, headers=origin).status_code == 303
+        for page in PAGES:
+            answer = client.get(f"/owner{page}")
+            assert answer.status_code == 200
+            assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+            assert answer.headers["cache-control"] == "no-store"
+        assert client.post("/owner/study", data={"action": "pause"}, headers=origin).status_code == 303
+        assert (
+            client.post("/owner/export", data={"table": "ratings", "format": "parquet"}, headers=origin).content[:4]
+            == b"PAR1"
+        )
+        assert client.get("/").headers["location"] == "/join"  # the owner is no rater
+        assert client.get("/owner/none").status_code == 404
+        assert "BLINDING OPENED" not in server.lines
+    assert store_owner.overview(db).state == "paused"
