@@ -30,7 +30,7 @@ class Seen:
     def add(self, page: Page) -> None:
         """Count one more page."""
         self.arms.update(page)
-        self.pairs.update(_pairs(page))
+        self.pairs.update(pairs_of(page))
         self.places.update((arm, place) for place, arm in enumerate(page))
 
 
@@ -58,7 +58,7 @@ def split(arms: Sequence[str], side: int, seen: Seen, overall: Seen, generator: 
         return found
 
     def cost(order: Sequence[str]) -> tuple[int, int, int]:
-        together = [pair for page in pages(order) for pair in _pairs(page)]
+        together = [pair for page in pages(order) for pair in pairs_of(page)]
         places = sum(2 * seen.places[arm, place] + 1 for page in pages(order) for place, arm in enumerate(page))
         return (
             sum(2 * seen.pairs[pair] + 1 for pair in together),
@@ -70,18 +70,22 @@ def split(arms: Sequence[str], side: int, seen: Seen, overall: Seen, generator: 
 
 
 def pick(arms: Sequence[str], side: int, seen: Seen, own: Seen, overall: Seen, generator: random.Random) -> Page:
-    """One page with some of the arms: those the scenario has had least often, then those this rater has, then pairs."""
+    """Some of the arms for a page: those the scenario has had least often, then pairs, then those the rater has not."""
 
     def cost(chosen: tuple[str, ...]) -> tuple[int, ...]:
-        pairs = _pairs(chosen)
+        pairs = pairs_of(chosen)
         return (
             sum(seen.arms[arm] for arm in chosen),
-            sum(2 * own.arms[arm] + 1 for arm in chosen),
             sum(2 * seen.pairs[pair] + 1 for pair in pairs),
+            sum(2 * own.arms[arm] + 1 for arm in chosen),
             sum(2 * overall.pairs[pair] + 1 for pair in pairs),
         )
 
-    chosen = min(combinations(shuffled(arms, generator), side), key=cost)
+    return min(combinations(shuffled(arms, generator), side), key=cost)
+
+
+def in_order(chosen: Sequence[str], seen: Seen, overall: Seen) -> Page:
+    """The arms of a page in the order that puts each where it has stood least often."""
 
     def places(order: tuple[str, ...]) -> tuple[int, int]:
         at = list(enumerate(order))
@@ -90,7 +94,8 @@ def pick(arms: Sequence[str], side: int, seen: Seen, own: Seen, overall: Seen, g
     return min(permutations(chosen), key=places)
 
 
-def _pairs(page: Sequence[str]) -> list[frozenset[str]]:
+def pairs_of(page: Sequence[str]) -> list[frozenset[str]]:
+    """All pairs of arms that stand together on a page."""
     return [frozenset(pair) for pair in combinations(page, 2)]
 
 
