@@ -1,7 +1,7 @@
 """Attention piece by piece: each piece of a row sees its own past and, of itself, what it may.
 
 Registered with transformers as an attention implementation, it serves every architecture that goes through its
-attention interface. The past is attended to without a mask and the piece itself with a small one; both results are
+attention interface. The past is attended to without a mask and the piece itself with a small one; the results are
 brought together by their logsumexp (as in Dao et al., FlashAttention, 2022, section 3.1), so that no keys are copied.
 """
 
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from harness.bench.memory import Memory, Pair
 from harness.bench.plan import Piece, Plan
 from harness.errors import ConfigError
 from harness.models.attention import ALTERING, Rule
@@ -21,9 +22,6 @@ from harness.models.attention import ALTERING, Rule
 NAME = "viva_pieces"
 FUSED = ["cpu"]
 """Devices for which torch has a fused kernel that also returns the logsumexp, for any lengths and groups of heads."""
-
-Memory = dict[int, dict[int, tuple[torch.Tensor, torch.Tensor]]]
-"""By chain and layer: keys and values [1, K, capacity, d]."""
 
 
 class Attention(Protocol):
@@ -112,7 +110,7 @@ class Pieces:
     memory: Memory
     windows: set[int] = field(default_factory=set)
     used: set[int] = field(default_factory=set)
-    masks: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict)
+    masks: dict[tuple[int, int, int | None], torch.Tensor] = field(default_factory=dict)
 
     def attend(
         self, layer: int, rule: Rule, query_BHTd: torch.Tensor, key_BKTd: torch.Tensor, value_BKTd: torch.Tensor
@@ -123,55 +121,41 @@ class Pieces:
         start = 0
         for number, piece in enumerate(self.pieces):
             cut = slice(start, start + len(piece.ids))
-            own = query_BHTd[:, :, cut], key_BKTd[:, :, cut], value_BKTd[:, :, cut]
-            self._one(number, layer, rule, *own, out_BTHd[:, cut])
-            if piece.chain is not None:
-                self._remember(layer, piece, *own[1:])
+            own = key_BKTd[:, :, cut], value_BKTd[:, :, cut]
+            if piece.chain is not None:  # first of all: another thread may wait for it
+                chain = self.plan.chains[piece.chain]
+                self.memory.write(piece.chain, layer, piece.past - chain.start, chain.length, own)
+            past = [self.memory.read(source, layer, length) for source, length in self.plan.past_of(piece)]
+            self._one(number, rule, query_BHTd[:, :, cut], own, past, out_BTHd[:, cut])
             start = cut.stop
         return out_BTHd
 
     def _one(
-        self,
-        number: int,
-        layer: int,
-        rule: Rule,
-        query_BHTd: torch.Tensor,
-        key_BKTd: torch.Tensor,
-        value_BKTd: torch.Tensor,
-        out_BTHd: torch.Tensor,
+        self, number: int, rule: Rule, query_BHTd: torch.Tensor, own: Pair, past: Sequence[Pair], out_BTHd: torch.Tensor
     ) -> None:
-        """The attention of one piece, written to `out_BTHd`."""
-        piece = self.pieces[number]
-        past = self.memory[piece.source][layer] if piece.source is not None else None
-        fused = query_BHTd.device.type in FUSED and query_BHTd.shape[-1] == value_BKTd.shape[-1]
-        if not fused or rule.softcap is not None or rule.narrows(piece.context):
-            if past is not None:
-                seen = slice(max(0, piece.past + 1 - rule.window) if rule.window is not None else 0, piece.past)
-                key_BKTd = torch.cat([past[0][:, :, seen], key_BKTd], dim=2)
-                value_BKTd = torch.cat([past[1][:, :, seen], value_BKTd], dim=2)
-            bare = past is None and piece.visible is None and not rule.narrows(piece.context)
-            mask_TT = None if bare else self._mask(number, key_BKTd.shape[2], rule, query_BHTd)
-            out_BTHd.copy_(masked(rule, query_BHTd, key_BKTd, value_BKTd, mask_TT).transpose(1, 2))
+        """The attention of one piece, written to `out_BTHd`; `past` has the nearest first."""
+        piece, narrow = self.pieces[number], rule.narrows(self.pieces[number].context)
+        if narrow or rule.softcap is not None or not fused(query_BHTd, own[1]):
+            key_BKLd, value_BKLd = (torch.cat(parts, dim=2) for parts in zip(*reversed(past), own, strict=True))
+            if narrow and rule.window is not None:
+                seen = slice(max(0, piece.past + 1 - rule.window), None)
+                key_BKLd, value_BKLd = key_BKLd[:, :, seen], value_BKLd[:, :, seen]
+            bare = not past and piece.visible is None and not narrow
+            mask_TL = None if bare else self._mask(number, key_BKLd.shape[2], rule, query_BHTd)
+            out_BTHd.copy_(masked(rule, query_BHTd, key_BKLd, value_BKLd, mask_TL).transpose(1, 2))
             return
         mask_TT = None if piece.visible is None else self._mask(number, len(piece.ids), rule, query_BHTd)
-        own_BHTd, own_lse_BHT = flash(query_BHTd, key_BKTd, value_BKTd, rule.scaling, mask_TT, causal=mask_TT is None)
-        if past is None:
-            out_BTHd.copy_(own_BHTd.transpose(1, 2))
-            return
-        key_BKPd, value_BKPd = (one[:, :, : piece.past] for one in past)
+        found_BHTd, lse_BHT = flash(query_BHTd, *own, rule.scaling, mask_TT, causal=mask_TT is None)
         # The heads of a group ask the same keys: as one head with more queries, in larger matrix products.
-        folded = query_BHTd.unflatten(1, (key_BKTd.shape[1], -1))
-        past_BKGTd, past_lse_BKGT = (
-            one.unflatten(2, folded.shape[2:4])
-            for one in flash(folded.flatten(2, 3), key_BKPd, value_BKPd, rule.scaling)
-        )
-        share_BKGT = torch.sigmoid(own_lse_BHT.unflatten(1, folded.shape[1:3]) - past_lse_BKGT)
-        torch.lerp(
-            past_BKGTd,
-            own_BHTd.unflatten(1, folded.shape[1:3]),
-            share_BKGT[..., None].to(own_BHTd.dtype),
-            out=out_BTHd.unflatten(2, folded.shape[1:3]).permute(0, 2, 3, 1, 4),
-        )
+        groups = (own[0].shape[1], -1)
+        query_BKGTd, found_BKGTd, lse_BKGT = (one.unflatten(1, groups) for one in (query_BHTd, found_BHTd, lse_BHT))
+        for pair in past:
+            part_BKGTd, part_lse_BKGT = (
+                one.unflatten(2, query_BKGTd.shape[2:4])
+                for one in flash(query_BKGTd.flatten(2, 3), *pair, rule.scaling)
+            )
+            found_BKGTd, lse_BKGT = joined(found_BKGTd, lse_BKGT, part_BKGTd, part_lse_BKGT)
+        out_BTHd.unflatten(2, groups).copy_(found_BKGTd.permute(0, 3, 1, 2, 4))
 
     def _mask(self, number: int, length: int, rule: Rule, like: torch.Tensor) -> torch.Tensor:
         """What is added to the scores of one piece [T, length]: nothing where a key is seen, else the lowest number."""
@@ -191,19 +175,18 @@ class Pieces:
             self.masks[number, length, window] = mask_TL.masked_fill_(hidden_TL, torch.finfo(like.dtype).min)
         return self.masks[number, length, window]
 
-    def _remember(self, layer: int, piece: Piece, key_BKTd: torch.Tensor, value_BKTd: torch.Tensor) -> None:
-        assert piece.chain is not None
-        chain = self.memory.setdefault(piece.chain, {})
-        if layer not in chain:
-            capacity = self.plan.capacity[piece.chain]
-            chain[layer] = tuple(  # type: ignore[assignment]
-                one.new_empty(1, one.shape[1], capacity, one.shape[-1]) for one in (key_BKTd, value_BKTd)
-            )
-            if piece.source is not None:  # a branch brings the past of its stem with it
-                for kept, before in zip(chain[layer], self.memory[piece.source][layer], strict=True):
-                    kept[:, :, : piece.past] = before[:, :, : piece.past]
-        for kept, new in zip(chain[layer], (key_BKTd, value_BKTd), strict=True):
-            kept[:, :, piece.past : piece.context] = new
+
+def joined(
+    one: torch.Tensor, one_lse: torch.Tensor, other: torch.Tensor, other_lse: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention over two sets of keys out of that over each, with the logsumexp of the scores: (output, logsumexp)."""
+    share = torch.sigmoid(other_lse - one_lse)[..., None].to(one.dtype)
+    return torch.lerp(one, other, share), torch.logaddexp(one_lse, other_lse)
+
+
+def fused(query: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether `flash` can do it."""
+    return query.device.type in FUSED and query.shape[-1] == value.shape[-1]
 
 
 def masked(

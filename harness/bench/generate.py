@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from harness.bench.attend import by
+from harness.bench.memory import Pair
 from harness.bench.packing import Row
-from harness.bench.plan import Plan, prompts_plan
+from harness.bench.plan import Prompts, prompts_plan
 from harness.bench.reading import LEAST, Reader, predictions
 from harness.bench.requests import encode_texts
 from harness.bench.rows import TooLargeError, out_of_memory, read
@@ -167,9 +168,10 @@ def _write(
     """Write all texts, `count` at a time; the numbers of those that ended are added to `done`."""
     for text in texts:
         text.begin()
-    plan, chains, pieces = prompts_plan([text.prompt for text in texts], reader.piece)
+    prompts = prompts_plan([text.prompt for text in texts], reader.piece)
     count = min(count, len(texts))
-    slots = Slots.empty(_rows(count), max(len(text.prompt) + text.rules.most for text in texts))
+    capacity = max(len(text.prompt) + text.rules.most for text in texts) - prompts.depth
+    slots = Slots.empty(_rows(count), capacity, prompts.depth, _shared(reader, prompts))
     waiting = deque(range(len(texts)))
     active: list[_Text] = []
     while waiting or active:
@@ -177,7 +179,7 @@ def _write(
             new = [waiting.popleft() for _ in range(min(len(waiting), count - len(active)))]
             place = {k: len(active) + n for n, k in enumerate(new)}
             active += [texts[k] for k in new]
-            _read_prompts(reader, plan, [n for k in new for n in pieces[k]], texts, chains, place, slots, budget, say)
+            _read_prompts(reader, prompts, texts, place, slots, budget, say)
         else:
             _step(reader, slots, active)
         ended = []
@@ -200,18 +202,26 @@ def _rows(texts: int) -> int:
     return max(LEAST, -(-texts // ROWS) * ROWS)
 
 
+def _shared(reader: Reader, prompts: Prompts) -> Callable[[int], list[Pair]]:
+    """What all prompts begin with, by layer."""
+
+    def layer_of(layer: int) -> list[Pair]:
+        return [] if prompts.shared is None else [reader.memory.read(prompts.shared, layer, prompts.depth)]
+
+    return layer_of
+
+
 def _read_prompts(
     reader: Reader,
-    plan: Plan,
-    todo: Sequence[int],
+    prompts: Prompts,
     texts: Sequence[_Text],
-    chains: Sequence[int],
     place: dict[int, int],
     slots: Slots,
     budget: int | None,
     say: Callable[[str], None] | None,
 ) -> None:
     """Read the prompts of the texts k into the slots `place[k]`, and draw their first tokens."""
+    plan = prompts.plan
 
     def visit(row: Row, first: int, logits: list[torch.Tensor]) -> None:
         at, _, slot = predictions(plan, row)
@@ -221,10 +231,10 @@ def _read_prompts(
 
     def finished(row: Row) -> None:
         for k in predictions(plan, row)[2]:
-            slots.fill(place[k], reader.memory[chains[k]], len(texts[k].prompt))
+            slots.fill(place[k], reader.memory.layers(prompts.chains[k]))
 
-    shared = {piece.source for number in todo if (piece := plan.pieces[number]).source is not None}
-    read([reader], plan, todo, visit, finished, budget=budget, say=say, hold=shared - {chains[k] for k in place})
+    todo = [number for k in place for number in prompts.pieces[k]]
+    read([reader], plan, todo, visit, finished, budget=budget, say=say, hold=[prompts.shared])
 
 
 def _step(reader: Reader, slots: Slots, active: Sequence[_Text]) -> None:
@@ -233,7 +243,7 @@ def _step(reader: Reader, slots: Slots, active: Sequence[_Text]) -> None:
     slots.grow(len(active), rows)
     ids_B1 = torch.zeros(rows, 1, dtype=torch.long)
     ids_B1[: len(active), 0] = torch.tensor([text.written[-1] for text in active])
-    position_B1 = torch.as_tensor(slots.lengths[:rows, None] - 1)
+    position_B1 = torch.as_tensor(slots.depth + slots.lengths[:rows, None] - 1)
     with by(slots):
         logits_blocks = reader.step(ids_B1, position_B1, len(active))
         for start, logits_SV in logits_blocks:

@@ -43,13 +43,13 @@ class Span:
 
 @dataclass(frozen=True)
 class Piece:
-    """Tokens that are read in one forward pass, behind the first `past` tokens that chain `source` remembers.
+    """Tokens that are read in one forward pass, behind the first `past` tokens of the text that ends in chain `source`.
 
     `ids`, `positions`: [T]. `visible`: [T, T], True where a token (row) sees another of the piece, None where it is
-    plainly causal. `chain`: where its keys and values are kept for later pieces, behind the past; None where nobody
-    asks for them. `keep`: [S] places at which something is predicted, ascending. The n-th prediction is made at
-    `keep[place[n]]`, is `target[n]`, and belongs to the flat index `slot[n]` (see `Plan`). A piece that is `alone` is
-    a whole sequence for the model's own forward.
+    plainly causal. `chain`: where its keys and values are kept for later pieces; None where nobody asks for them.
+    `keep`: [S] places at which something is predicted, ascending. The n-th prediction is made at `keep[place[n]]`, is
+    `target[n]`, and belongs to the flat index `slot[n]` (see `Plan`). A piece that is `alone` is a whole sequence for
+    the model's own forward.
     """
 
     ids: np.ndarray
@@ -71,15 +71,34 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Chain:
+    """`length` tokens whose keys and values are kept; they stand at `start`, behind the end of chain `parent`."""
+
+    parent: int | None
+    start: int
+    length: int
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Pieces in an order in which each comes after its past; `capacity[c]` is how many tokens chain c remembers.
+    """Pieces in an order in which each comes after its past, and the chains that they fill and build on.
 
     The predictions of span i have the flat indices `offsets[i]` to `offsets[i + 1]`, in the order of its targets.
     """
 
     pieces: list[Piece]
-    capacity: list[int]
+    chains: list[Chain]
     offsets: np.ndarray
+
+    def past_of(self, piece: Piece) -> list[tuple[int, int]]:
+        """What a piece builds on, the nearest first: (chain, how many of its tokens)."""
+        found = []
+        source, past = piece.source, piece.past
+        while source is not None:
+            chain = self.chains[source]
+            found.append((source, past - chain.start))
+            source, past = chain.parent, chain.start
+        return found
 
 
 @dataclass
@@ -95,7 +114,7 @@ class _Planner:
     piece: int
     merge: int = 0
     pieces: list[Piece] = field(default_factory=list)
-    capacity: list[int] = field(default_factory=list)
+    chains: list[Chain] = field(default_factory=list)
 
 
 def make_plan(spans: Sequence[Span], *, limit: int = 1 << 30, piece: int = PIECE, merge: int | None = None) -> Plan:
@@ -114,7 +133,7 @@ def make_plan(spans: Sequence[Span], *, limit: int = 1 << 30, piece: int = PIECE
         common[place] = _common(ids[order[place - 1]], ids[order[place]])
     planner = _Planner(ids, at, targets, order, common, offsets, piece, min(MERGE if merge is None else merge, BUSH))
     roots = _groups(planner, 0, len(order), 0) if order else []
-    # The largest first: memory that is short shows at once, and no processor waits for a last long text.
+    # The largest first: memory that is short shows at once.
     roots.sort(key=lambda root: -_fresh(planner, *root, 0))
     for start, stop in roots:
         _grow(planner, start, stop)
@@ -123,7 +142,7 @@ def make_plan(spans: Sequence[Span], *, limit: int = 1 << 30, piece: int = PIECE
         whole = np.arange(len(ids[members[0]]))
         predicted = [(at[i], targets[i], offsets[i] + np.arange(len(at[i]))) for i in members]
         planner.pieces.append(_piece(ids[members[0]], whole, None, None, 0, None, predicted, alone=True))
-    return Plan(planner.pieces, planner.capacity, offsets)
+    return Plan(planner.pieces, planner.chains, offsets)
 
 
 def _common(a: np.ndarray, b: np.ndarray) -> int:
@@ -193,8 +212,8 @@ def _add_chain(
     kept = end if keep else starts[-1] if starts else depth
     chain = None
     if kept > depth:
-        chain = len(planner.capacity)
-        planner.capacity.append(kept)
+        chain = len(planner.chains)
+        planner.chains.append(Chain(source, depth, kept - depth))
     for first in starts:
         last = min(first + planner.piece, end)
         predicted = [_between(planner, planner.order[place], first, last, first) for place in places]
@@ -269,26 +288,37 @@ def _piece(
     return Piece(ids, positions, visible, source, past, chain, keep, place, target, slot, alone)
 
 
-def prompts_plan(prompts: Sequence[np.ndarray], piece: int = PIECE) -> tuple[Plan, list[int], list[list[int]]]:
-    """A plan for prompts that texts are written after: (plan, the chain of each prompt, the pieces of each).
+@dataclass(frozen=True)
+class Prompts:
+    """A plan for prompts that texts are written after, in which the prediction after prompt k has the flat index k.
 
-    Each prompt has a chain that remembers all of it; what all prompts begin with is a chain that the others branch off
-    (its pieces belong to the first prompt). The prediction after prompt k has the flat index k, and no target.
+    `chains[k]` remembers prompt k behind the first `depth` tokens, which are those of chain `shared` (None: 0 tokens).
+    `pieces[k]` are its pieces; those of the shared chain belong to the first prompt.
     """
+
+    plan: Plan
+    chains: list[int]
+    pieces: list[list[int]]
+    shared: int | None
+    depth: int
+
+
+def prompts_plan(prompts: Sequence[np.ndarray], piece: int = PIECE) -> Prompts:
+    """Cut prompts into chains; what all of them begin with is a chain that the others branch off."""
     ends = [Span.ending(prompt, [0]) for prompt in prompts]
     offsets = np.arange(len(prompts) + 1)
     at, targets = ([np.asarray(getattr(end, name), dtype=np.int64) for end in ends] for name in ("at", "targets"))
     planner = _Planner(list(prompts), at, targets, list(range(len(prompts))), np.zeros(0), offsets, piece)
-    first = min(prompts, key=len)
-    shared = min((_common(first, prompt) for prompt in prompts), default=0) if len(prompts) > 1 else 0
-    shared = min(shared, len(first) - 1)
-    source = _add_chain(planner, [0], 0, shared, None, keep=True) if shared >= SHARED else None
+    shortest = min(prompts, key=len)
+    depth = min(_common(shortest, prompt) for prompt in prompts) if len(prompts) > 1 else 0
+    depth = min(depth, len(shortest) - 1)  # each has a token of its own
+    shared = _add_chain(planner, [0], 0, depth, None, keep=True) if depth >= SHARED else None
+    depth = depth if shared is not None else 0
     chains, pieces = [], []
     for k, prompt in enumerate(prompts):
         start = len(planner.pieces) if k else 0
-        depth = shared if source is not None else 0
-        chain = _add_chain(planner, [k], depth, len(prompt), source, keep=True)
+        chain = _add_chain(planner, [k], depth, len(prompt), shared, keep=True)
         assert chain is not None
         chains.append(chain)
         pieces.append(list(range(start, len(planner.pieces))))
-    return Plan(planner.pieces, planner.capacity, offsets), chains, pieces
+    return Prompts(Plan(planner.pieces, planner.chains, offsets), chains, pieces, shared, depth)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.bench.attend import Memory, Pieces, attending, by
+from harness.bench.attend import Pieces, attending, by
+from harness.bench.memory import Memory
 from harness.bench.packing import Row, pack
 from harness.bench.plan import PIECE, Piece, Plan, Span, make_plan
 from harness.errors import ConfigError
@@ -43,7 +44,7 @@ class Reader:
         self.model = model
         self.device = model.device
         self.piece = PIECE if self.device.type == "cpu" else GPU_PIECE
-        self.memory: Memory = {}
+        self.memory = Memory()
         self._head: Head | None = None
         self.block = max(LEAST, min(PIECE, LOGITS // model.config.get_text_config().vocab_size) // MULTIPLE * MULTIPLE)
         self._accepted = _forward_parameters(type(model))
@@ -147,7 +148,7 @@ class Reader:
             logits_BTV = self.model(input_ids=ids, use_cache=False, **keep).logits
             expected_NV = logits_BTV[:, -3:].flatten(0, 1).float()
             with self.attending():
-                for row in pack(plan, range(len(plan.pieces)), 64):
+                for row in pack(plan, range(len(plan.pieces)), 16):
                     at, _, slot = predictions(plan, row)
                     for first, logits_SV in self.logits(plan, row):
                         found |= {int(n): logits_SV[k - first].clone().float() for n, k in zip(slot, at, strict=True)}

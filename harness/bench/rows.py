@@ -1,7 +1,8 @@
 """Rows of pieces read by one or several models, on all cores, within the memory there is.
 
 Each core reads rows of its own: no product waits for its second half, and a result does not depend on how many cores
-there are. What a row finds is written to places that are its own.
+there are. Rows of one long text follow each other layer by layer (`memory`). What a row finds is written to places that
+are its own.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.bench.memory import StoppedError
 from harness.bench.packing import Row, needed, pack
 from harness.bench.plan import Plan, Span, make_plan
 from harness.bench.reading import Reader, predictions
@@ -111,7 +113,8 @@ def read(
                 for reader in readers:
                     stack.enter_context(reader.attending())
             while left:
-                rows, workers = _pack(plan, left, budget, workers)
+                rows = pack(plan, left, budget)
+                workers = min(workers, len(rows))
                 done: set[int] = set()
 
                 def run(row: Row) -> None:
@@ -122,8 +125,12 @@ def read(
                     finished(row)
                     _forget(readers, plan, row, uses)
 
-                with _threads(max(1, cores // workers) if workers > 1 else cores):
-                    trouble = run_rows(rows, run, after, workers)
+                def stop(stopped: bool) -> None:
+                    for reader in readers:
+                        reader.memory.stop(stopped)
+
+                with _threads(max(1, cores // workers)):
+                    trouble = run_rows(rows, run, after, stop, workers)
                 left = [number for number in left if number not in done]
                 if trouble is None:
                     continue
@@ -143,16 +150,6 @@ def read(
                     say(note)
 
 
-def _pack(plan: Plan, left: Sequence[int], budget: int, workers: int) -> tuple[list[Row], int]:
-    """Rows, and how many threads they can keep busy: one long text is better read by all cores together."""
-    rows = pack(plan, left, budget, workers)
-    depth: list[int] = []
-    for row in rows:
-        depth.append(1 + max((depth[before] for before in row.after), default=0))
-    width = max(1, round(len(rows) / max(depth)))
-    return (rows, workers) if width >= workers else (pack(plan, left, budget, width), width)
-
-
 def _read_row(readers: Sequence[Reader], plan: Plan, row: Row, visit: Visit) -> None:
     with torch.inference_mode():
         block = min(reader.block for reader in readers)
@@ -162,7 +159,8 @@ def _read_row(readers: Sequence[Reader], plan: Plan, row: Row, visit: Visit) -> 
 
 def _chains(plan: Plan, number: int) -> set[int]:
     piece = plan.pieces[number]
-    return {chain for chain in (piece.source, piece.chain) if chain is not None}
+    own = set() if piece.chain is None else {piece.chain}
+    return own | {chain for chain, _ in plan.past_of(piece)}
 
 
 def _forget(readers: Sequence[Reader], plan: Plan, row: Row, uses: Counter[int]) -> None:
@@ -172,54 +170,58 @@ def _forget(readers: Sequence[Reader], plan: Plan, row: Row, uses: Counter[int])
             uses[chain] -= 1
             if uses[chain] == 0:  # never for those to hold, which were not counted
                 for reader in readers:
-                    reader.memory.pop(chain, None)
+                    reader.memory.forget(chain)
 
 
-def run_rows(rows: Sequence[Row], run: Callable[[Row], None], after: Callable[[Row], None], workers: int) -> Row | None:
-    """Run rows in order in `workers` threads, each once the rows it builds on are done; `after` one at a time.
+def run_rows(
+    rows: Sequence[Row],
+    run: Callable[[Row], None],
+    after: Callable[[Row], None],
+    stop: Callable[[bool], None],
+    workers: int,
+) -> Row | None:
+    """Run rows in `workers` threads, begun in their order; `after` is called for one at a time.
 
-    Returns the row at which memory ran out, None when all are done. Any other error is raised again here.
+    When one fails, `stop(True)` frees the threads that wait for it, and in the end `stop(False)`. Returns the row at
+    which memory ran out, None when all are done. Any other error is raised again here.
     """
-    done: set[int] = set()
-    state = threading.Condition()
-    taken = iter(range(len(rows)))
+    state = threading.Lock()
+    taken = iter(rows)
     failures: list[tuple[Row, BaseException]] = []
 
     def work() -> None:
         while True:
             with state:
-                number = next(taken, None)
-                if number is None:
-                    return
-                state.wait_for(lambda number=number: rows[number].after <= done or failures)
-                if failures:
-                    return
+                row = None if failures else next(taken, None)
+            if row is None:
+                return
             try:
-                run(rows[number])
+                run(row)
                 with state:
-                    done.add(number)
-                    after(rows[number])
-                    state.notify_all()
+                    after(row)
+            except StoppedError:
+                return
             except BaseException as error:
                 with state:
-                    failures.append((rows[number], error))
-                    state.notify_all()
+                    failures.append((row, error))
+                stop(True)
                 return
 
     if workers == 1:
         work()
     else:
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(workers, len(rows)))]
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
         for thread in threads:
             thread.start()
         try:
             for thread in threads:
                 thread.join()
         except BaseException as error:  # Ctrl-C: the threads end with their rows
-            with state:
-                failures.append((rows[0], error))
+            failures.append((rows[0], error))
+            stop(True)
             for thread in threads:
                 thread.join()
+    stop(False)
     for _, error in failures:
         if not out_of_memory(error):
             raise error

@@ -1,11 +1,13 @@
 """Keys and values of the texts that are being written: each in a slot of its own, so that no step copies them."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from harness.bench.attend import FUSED, flash, masked
+from harness.bench.attend import flash, fused, joined
+from harness.bench.memory import Pair
 from harness.models.attention import Rule
 
 STEP = 16
@@ -14,40 +16,48 @@ STEP = 16
 
 @dataclass
 class Slots:
-    """`keys` and `values` by layer: [slots, K, capacity, d]. `lengths` counts the tokens that each slot holds.
+    """`stores`, by layer: keys and values [slots, K, capacity, d]. `lengths` counts the tokens that each slot holds.
 
-    As an attention, each row of a pass is the newest token of the slot of that number (see `attend.Attention`).
+    All texts begin with the same `depth` tokens, which lie in no slot: `shared(layer)` gives their keys and values
+    [1, K, T, d], in parts. As an attention, each row of a pass is the newest token of the slot of that number (see
+    `attend.Attention`).
     """
 
     capacity: int
     lengths: np.ndarray
-    keys: dict[int, torch.Tensor] = field(default_factory=dict)
-    values: dict[int, torch.Tensor] = field(default_factory=dict)
+    depth: int
+    shared: Callable[[int], Sequence[Pair]]
+    stores: dict[int, Pair] = field(default_factory=dict)
     windows: set[int] = field(default_factory=set)
     used: set[int] = field(default_factory=set)
     masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
-    def empty(cls, count: int, capacity: int) -> "Slots":
-        return cls(-(-capacity // STEP) * STEP, np.ones(count, dtype=np.int64))
+    def empty(cls, count: int, capacity: int, depth: int, shared: Callable[[int], Sequence[Pair]]) -> "Slots":
+        return cls(-(-capacity // STEP) * STEP, np.ones(count, dtype=np.int64), depth, shared)
 
-    def fill(self, slot: int, chain: dict[int, tuple[torch.Tensor, torch.Tensor]], length: int) -> None:
-        """Take over the first `length` tokens that were read of a prompt."""
+    def fill(self, slot: int, chain: dict[int, Pair]) -> None:
+        """Take over what was read of a prompt behind its first `depth` tokens."""
         for layer, pair in chain.items():
-            for store, new in zip((self.keys, self.values), pair, strict=True):
-                if layer not in store:
-                    # Zeros, because what lies behind a text is multiplied by nothing, and must not be NaN.
-                    store[layer] = new.new_zeros(len(self.lengths), new.shape[1], self.capacity, new.shape[-1])
-                store[layer][slot, :, :length] = new[0, :, :length]
-        self.lengths[slot] = length
+            if layer not in self.stores:
+                self.stores[layer] = (self._store(pair[0]), self._store(pair[1]))
+            self.lengths[slot] = pair[0].shape[2]
+            for store, new in zip(self.stores[layer], pair, strict=True):
+                store[slot, :, : self.lengths[slot]] = new[0]
+
+    def _store(self, like: torch.Tensor) -> torch.Tensor:
+        shape = (len(self.lengths), like.shape[1], self.capacity, like.shape[-1])
+        if like.device.type != "cpu" or like.dtype != torch.float32:
+            return like.new_zeros(shape)
+        # numpy's zeros take no memory before something is written to them; torch's do. There must be zeros: what lies
+        # behind a text is multiplied by nothing, and must not be NaN.
+        return torch.from_numpy(np.zeros(shape, dtype=np.float32))
 
     def move(self, source: int, target: int) -> None:
         """Put the text of one slot into another."""
-        length = self.lengths[source]
-        for store in (self.keys, self.values):
-            for kept in store.values():
-                kept[target, :, :length] = kept[source, :, :length]
-        self.lengths[target] = length
+        length = self.lengths[target] = self.lengths[source]
+        for store in (store for pair in self.stores.values() for store in pair):
+            store[target, :, :length] = store[source, :, :length]
 
     def grow(self, texts: int, rows: int) -> None:
         """Make room for one token more in the first `texts` slots; further `rows` are there for their number only."""
@@ -60,25 +70,58 @@ class Slots:
     ) -> torch.Tensor:
         rows, device = len(query_BHTd), query_BHTd.device
         each_B, last_B = torch.arange(rows, device=device), torch.as_tensor(self.lengths[:rows] - 1, device=device)
-        for store, new in ((self.keys, key_BKTd), (self.values, value_BKTd)):
-            store[layer][each_B, :, last_B] = new[:, :, 0]
+        for store, new in zip(self.stores[layer], (key_BKTd, value_BKTd), strict=True):
+            store[each_B, :, last_B] = new[:, :, 0]
         length = -(-int(self.lengths[:rows].max()) // STEP) * STEP
-        key_BKLd, value_BKLd = self.keys[layer][:rows, :, :length], self.values[layer][:rows, :, :length]
-        mask_B11L = self._mask(rule, length, query_BHTd)
-        if rule.softcap is None and device.type in FUSED and query_BHTd.shape[-1] == value_BKTd.shape[-1]:
-            out_BHTd, _ = flash(query_BHTd, key_BKLd, value_BKLd, rule.scaling, mask_B11L)
-        else:
-            out_BHTd = masked(rule, query_BHTd, key_BKLd, value_BKLd, mask_B11L)
-        return out_BHTd.transpose(1, 2)
+        own = self.stores[layer][0][:rows, :, :length], self.stores[layer][1][:rows, :, :length]
+        mask_BL = self._mask(rule, length, query_BHTd)  # over the shared tokens, then the slot's
+        if rule.softcap is not None or not fused(query_BHTd, value_BKTd):
+            return self._plain(layer, rule, query_BHTd, own, mask_BL)
+        found_BH1d, lse_BH1 = flash(query_BHTd, *own, rule.scaling, mask_BL[:, None, None, self.depth :])
+        start = 0
+        for key_1KTd, value_1KTd in self.shared(layer)[::-1]:
+            # All rows ask the same keys: one product, in which the rows of a group are queries.
+            query_1KQd = query_BHTd[:, :, 0].unflatten(1, (key_BKTd.shape[1], -1)).transpose(0, 1).flatten(1, 2)[None]
+            end = start + key_1KTd.shape[2]
+            hidden_QT = None
+            if rule.window is not None:
+                hidden_QT = mask_BL[:, start:end].repeat_interleave(query_1KQd.shape[2] // rows, dim=0)
+            part_1KQd, part_lse_1KQ = flash(query_1KQd, key_1KTd, value_1KTd, rule.scaling, hidden_QT)
+            found_BH1d, lse_BH1 = joined(
+                found_BH1d,
+                lse_BH1,
+                part_1KQd[0].unflatten(1, (rows, -1)).transpose(0, 1).flatten(1, 2)[:, :, None],
+                part_lse_1KQ[0].unflatten(1, (rows, -1)).transpose(0, 1).flatten(1, 2)[:, :, None],
+            )
+            start = end
+        return found_BH1d.transpose(1, 2)
+
+    def _plain(
+        self, layer: int, rule: Rule, query_BHTd: torch.Tensor, own: Pair, mask_BL: torch.Tensor
+    ) -> torch.Tensor:
+        """The same by plain products: for capped scores, and where no fused kernel gives the logsumexp."""
+        shared = self.shared(layer)[::-1]
+        groups = query_BHTd.shape[1] // own[0].shape[1]
+        keys, values = (
+            [one.repeat_interleave(groups, dim=1) for one in part] for part in zip(*shared, own, strict=True)
+        )
+        score_BH1L = torch.cat([query_BHTd @ key.transpose(-1, -2) for key in keys], dim=-1) * rule.scaling
+        if rule.softcap is not None:
+            score_BH1L = rule.softcap * torch.tanh(score_BH1L / rule.softcap)
+        wide = torch.promote_types(score_BH1L.dtype, torch.float32)
+        weight_BH1L = (score_BH1L + mask_BL[:, None, None]).softmax(-1, dtype=wide).to(query_BHTd.dtype)
+        parts = weight_BH1L.split([value.shape[2] for value in values], dim=-1)
+        out_BH1d = torch.stack([part @ value for part, value in zip(parts, values, strict=True)]).sum(0)
+        return out_BH1d.transpose(1, 2)
 
     def _mask(self, rule: Rule, length: int, like: torch.Tensor) -> torch.Tensor:
-        """What is added to the scores, [B, 1, 1, L]; the same for all layers of a window."""
+        """What is added to the scores [B, depth + length]; the same for all layers of a window."""
         if rule.window not in self.masks:
-            place_L, length_B1 = np.arange(length), self.lengths[: len(like), None]
-            seen_BL = place_L < length_B1
+            place_L, end_B1 = np.arange(self.depth + length), self.depth + self.lengths[: len(like), None]
+            seen_BL = place_L < end_B1
             if rule.window is not None:
-                seen_BL &= place_L >= length_B1 - rule.window
-            hidden_B11L = torch.as_tensor(~seen_BL, device=like.device)[:, None, None]
-            zeros_B11L = torch.zeros(hidden_B11L.shape, dtype=like.dtype, device=like.device)
-            self.masks[rule.window] = zeros_B11L.masked_fill_(hidden_B11L, torch.finfo(like.dtype).min)
+                seen_BL &= place_L >= end_B1 - rule.window
+            hidden_BL = torch.as_tensor(~seen_BL, device=like.device)
+            zeros_BL = torch.zeros(hidden_BL.shape, dtype=like.dtype, device=like.device)
+            self.masks[rule.window] = zeros_BL.masked_fill_(hidden_BL, torch.finfo(like.dtype).min)
         return self.masks[rule.window]

@@ -7,7 +7,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig
 
-from harness.bench import attend, generate, slots
+from harness.bench import attend, generate
 from harness.bench.generate import continuations
 from harness.bench.packed import PackedLM
 from harness.bench.reading import Reader
@@ -124,10 +124,9 @@ def test_a_shared_beginning_is_read_once(model, tokenizer, monkeypatch):
 def test_windows_and_caps_hold_while_writing(name, fused, monkeypatch):
     """Texts longer than the window, in float64, against the model's own generation."""
     monkeypatch.setattr(attend, "FUSED", ["cpu"] if fused else [])
-    monkeypatch.setattr(slots, "FUSED", ["cpu"] if fused else [])
     loaded = family_model(name)
     options = PLAIN | {"max_gen_toks": 40, "until": []}
-    prompts = ["a prompt of some length", "b"]
+    prompts = [prompt + end for prompt in ("a prompt", "What all of them begin with, ") for end in ("", " and more")]
     found = write(loaded.model, loaded.tokenizer, ask(prompts, options), max_length=128)
     assert found == theirs(loaded.model, loaded.tokenizer, ask(prompts, options), batch=1)
 

@@ -270,6 +270,21 @@ def test_one_piece_that_does_not_fit_is_an_error(model, tokenizer, monkeypatch):
     assert notes[-1] == "out of memory: going on with one thread"
 
 
+@pytest.mark.parametrize("workers", [2, 3])
+def test_threads_share_a_long_text(model, tokenizer, workers):
+    """Each follows the piece before its own, layer by layer."""
+    ids = np.random.default_rng(0).integers(2, 400, 250)
+    reader = Reader(model)
+    reader.piece = 16
+    spans = [Span.ending(ids[:-1], ids[1:]), Span.ending(ids[:100], ids[100:101])]
+    (expected, _), _ = score(reader, spans, workers=1)
+    (found, _), _ = score(reader, spans, workers=workers, budget=32)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    if products_are_stable():
+        assert found.tolist() == expected.tolist()
+    assert not reader.memory
+
+
 def test_an_error_in_a_thread_is_raised(model, tokenizer, monkeypatch):
     lm = PackedLM(model, tokenizer, workers=2, token_budget=20)
 

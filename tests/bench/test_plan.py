@@ -32,7 +32,8 @@ def contexts(plan, order):
     seen = {}
     for number in order:
         piece = plan.pieces[number]
-        past = [] if piece.source is None else memory[piece.source][: piece.past]
+        parts = [memory[chain][:length] for chain, length in plan.past_of(piece)]
+        past = [token for part in reversed(parts) for token in part]
         assert len(past) == piece.past
         size = len(piece.ids)
         visible = np.tri(size, dtype=bool) if piece.visible is None else piece.visible
@@ -41,8 +42,10 @@ def contexts(plan, order):
             assert piece.positions[own].tolist() == list(range(piece.past, piece.past + len(own)))
             seen[int(slot)] = past + piece.ids[own].tolist()
         if piece.chain is not None:
-            memory[piece.chain] = past + piece.ids.tolist()
-            assert len(memory[piece.chain]) <= plan.capacity[piece.chain]
+            kept = memory.setdefault(piece.chain, [])
+            assert len(kept) == piece.past - plan.chains[piece.chain].start
+            kept += piece.ids.tolist()
+            assert len(kept) <= plan.chains[piece.chain].length
     return seen
 
 
@@ -60,31 +63,29 @@ def test_every_prediction_sees_its_own_past(sequences, lengths, piece):
     assert all(len(one.ids) <= max(piece, planning.BUSH) for one in plan.pieces)
 
 
-@given(
-    st.lists(TOKENS, max_size=12), st.integers(2, 9), st.integers(1, 40), st.integers(1, 4), st.sets(st.integers(0, 11))
-)
-def test_rows_keep_order_and_budget(sequences, piece, budget, workers, asked):
+@given(st.lists(TOKENS, max_size=12), st.integers(2, 9), st.integers(1, 40), st.sets(st.integers(0, 11)))
+def test_rows_keep_order_and_budget(sequences, piece, budget, asked):
     spans = spans_of(sequences, [3] * 12)
     plan = make_plan(spans, piece=piece)
     wanted = np.zeros(plan.offsets[-1], dtype=bool)
     for i in asked & set(range(len(spans))):
         wanted[plan.offsets[i] : plan.offsets[i + 1]] = True
     todo = needed(plan, wanted)
-    rows = pack(plan, todo, budget, workers)
+    rows = pack(plan, todo, budget)
     order = [number for row in rows for number in row.pieces]
-    assert sorted(order) == sorted(todo)
+    assert order == todo
     assert wanted[list(contexts(plan, order))].sum() == wanted.sum()
-    for place, row in enumerate(rows):
-        assert len(row.pieces) == 1 or sum(len(plan.pieces[number].ids) for number in row.pieces) <= budget
-        assert all(earlier < place for earlier in row.after)
+    sizes = [sum(len(plan.pieces[number].ids) for number in row.pieces) for row in rows]
+    assert all(size <= budget or len(row.pieces) == 1 for size, row in zip(sizes, rows, strict=True))
 
 
 @given(st.lists(TOKENS, min_size=1, max_size=8), st.integers(2, 9))
 def test_prompts_have_chains_that_remember_them(prompts, piece):
-    plan, chains, pieces = prompts_plan([np.array(one) for one in prompts], piece)
-    assert contexts(plan, range(len(plan.pieces))) == {k: list(one) for k, one in enumerate(prompts)}
-    assert [plan.capacity[chain] for chain in chains] == [len(one) for one in prompts]
-    assert [n for some in pieces for n in some] == list(range(len(plan.pieces)))
+    found = prompts_plan([np.array(one) for one in prompts], piece)
+    assert contexts(found.plan, range(len(found.plan.pieces))) == {k: list(one) for k, one in enumerate(prompts)}
+    assert [found.plan.chains[chain].length + found.depth for chain in found.chains] == [len(one) for one in prompts]
+    assert all(found.plan.chains[chain].parent == found.shared for chain in found.chains)
+    assert [n for some in found.pieces for n in some] == list(range(len(found.plan.pieces)))
 
 
 def test_a_shared_beginning_is_read_once():
