@@ -3,15 +3,19 @@
 This is where the names stop: what goes into study.db and into the page's process is keys, codes and texts.
 """
 
+import contextlib
 from pathlib import Path
 
 from harness.blinding import arm_keys
 from harness.errors import ConfigError, RunError
-from harness.progress import say
+from harness.progress import bar, say
 from harness.rate_table import CHECK_EVERY, idle_keys, self_words
 from harness.records import Answer, KnownAnswer, read_jsonl
 from harness.resources import resolve_file
-from harness.rundir import read_manifest
+from harness.rundir import digest, hardware, read_manifest
+from harness.serving.page import serve_page
+from harness.serving.process import Handle, calibrate, serving
+from harness.serving.study_db import known_pace
 from harness.stages import Run
 
 
@@ -93,12 +97,42 @@ def _self_words(run: Run) -> tuple[str, ...]:
     return self_words([*run.study.arms, *sources]) if said is None else said
 
 
-def serve(run: Run, host: str, port: int) -> None:
-    """Serve the rating page until Ctrl-C."""
-    say("opening the rating page (a few seconds)")
-    from studyapp.server import serve as serve_page
+def serve(run: Run, host: str, port: int, root_path: str = "") -> None:
+    """Serve the rating page until Ctrl-C, in a process of its own; with live chats, the model server beside it.
+
+    Raises RunError when one of them cannot start, RatingError when the slowest arm is too slow for live chats.
+    """
+    from studyapp import store
+    from studyapp.listening import listen
 
     def ready(url: str) -> None:
         say(f"\nrating page: {url}\nreport:      {run.dir.report / 'report.html'}\nCtrl-C closes the page.")
 
-    serve_page(run.dir.db, host=host, port=port, on_ready=ready)
+    with contextlib.ExitStack() as stack:
+        models = None
+        if store.study(run.dir.db).live:
+            listen(host, port).close()  # a port in use is told before the models are loaded
+            with bar("models") as progress:
+                models = stack.enter_context(serving(run.dir.root, run.study.rate.at_once, progress))
+            _set_pace(run, models)
+        say("opening the rating page (a few seconds)")
+        serve_page(run.dir.db, host=host, port=port, root_path=root_path, models=models, on_ready=ready)
+
+
+def _set_pace(run: Run, models: Handle) -> None:
+    """Measure the arms and store the pace of live chats, unless it is known for these arms on this machine."""
+    from studyapp import store
+
+    rate, elsewhere = run.study.rate, {one.arm for one in run.study.rate.serve}
+    asked = rate.model_dump(mode="json", include={"at_once", "cps", "delay", "serve"})
+    weights = sorted(run.model_digest(arm) for arm in run.study.arms if arm not in elsewhere)
+    key = digest([asked, weights, run.study.answer.model_dump(mode="json"), run.study.system, hardware()])
+    pace = known_pace(run.dir.db)
+    if pace is None or pace.get("key") != key:
+        with bar("pace") as progress:
+            pace = calibrate(models, progress)
+        store.set_pace(run.dir.db, {**pace, "key": key})
+    say(
+        f"live chats: {pace['cps']:g} characters a second after {pace['delay']:g} s, for every arm (the slowest "
+        f"writes {pace['g']:.0f} with {pace['at_once']} chats at once, and begins within {pace['F']:.1f} s)"
+    )
