@@ -1,8 +1,9 @@
 """The web process: it is told what it needs to know through a pipe, and an arm's name is not among it.
 
-`python -m studyapp` reads one line of JSON from stdin: db, host, port, root_path, and for live chats the address and
-the secret of the model server. It writes one line to stdout: {"ready": URL} once the page answers, or {"error", "hint"}
-when it cannot serve. It ends when stdin does, so it never outlives who started it.
+`python -m studyapp` reads one line of JSON from stdin: db, host, port, root_path; for live chats the address and the
+secret of the model server; for raters who are not people their kind. It writes one line to stdout: {"ready": URL} once
+the page answers, or {"error", "hint"} when it cannot serve. It ends when stdin does, so it never outlives who started
+it.
 """
 
 import json
@@ -36,6 +37,7 @@ def main() -> int:
             port=order["port"],
             root_path=order["root_path"],
             broker=broker,
+            kind=order.get("kind", "person"),
             on_ready=lambda url: tell({"ready": url}),
         )
     except VivaError as error:

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, quote, urlencode
 
 from studyapp import session, store, views
 from studyapp.broker import Broker
-from studyapp.records import Rater, RefusedError, View
+from studyapp.records import Kind, Rater, RefusedError, View
 from studyapp.texts import Texts, languages, texts
 
 if TYPE_CHECKING:
@@ -64,11 +64,16 @@ class Asked:
 
 @dataclass(frozen=True)
 class Pages:
-    """What the plain pages of the study in `db` do. `broker` is there if the study has live chats."""
+    """What the plain pages of the study in `db` do.
+
+    `broker` is there if the study has live chats. `kind` is what everybody who joins is entered as: whoever starts the
+    server says it, no visitor can.
+    """
 
     db: Path
     cookie: str
     broker: Broker | None = None
+    kind: Kind = "person"
 
     def joining(
         self, asked: Asked, invite: str | None, crowd: Mapping[str, str], problem: str = "", status: int = 200
@@ -105,7 +110,7 @@ class Pages:
         if asked.form.get("consent") != ["yes"]:
             return self.joining(asked, invite, crowd, "join.tick", 400)
         try:
-            token = session.join(self.db, invite=invite, crowd=crowd or None, language=asked.t.code)
+            token = session.join(self.db, self.kind, invite=invite, crowd=crowd or None, language=asked.t.code)
         except RefusedError as refusal:
             unknown = refusal.reason == "invite" and invite is not None
             reason = "unknown" if unknown else {"invite": "invited"}.get(refusal.reason, refusal.reason)

@@ -20,7 +20,7 @@ from studyapp.db import connect
 from studyapp.limits import Limits
 from studyapp.listening import allow_many, listen
 from studyapp.pages import Pages
-from studyapp.records import Rater
+from studyapp.records import Kind, Rater
 from studyapp.texts import texts
 
 if TYPE_CHECKING:
@@ -37,12 +37,13 @@ def serve(
     root_path: str = "",
     broker: Broker | None = None,
     limits: Limits | None = None,
+    kind: Kind = "person",
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve the rating page until Ctrl-C or SIGTERM; calls `on_ready` with its address once it really answers.
 
     Port 0 takes any free port. `root_path` is the prefix that a proxy in front strips from every path. `broker` is the
-    way to the model server, which a study with live chats needs.
+    way to the model server, which a study with live chats needs. Everybody who joins is entered as of this `kind`.
 
     Raises RunError for a port in use or an address that is not this machine's, RatingError where there is no study or
     a live one without pace or model server.
@@ -54,13 +55,20 @@ def serve(
             store.prepare(db_path)
             allow_many()
             limits = limits or Limits()
-            app = build(db_path, root_path=root_path, broker=broker, limits=limits)
+            app = build(db_path, root_path=root_path, broker=broker, limits=limits, kind=kind)
             # while one connection is open, closing another does not make SQLite tidy up its log and wait for the disk
             with connect(db_path):
                 _run(app, listener, host, root_path, limits, on_ready)
 
 
-def build(db: Path, *, root_path: str = "", broker: Broker | None = None, limits: Limits | None = None) -> "ASGIApp":
+def build(
+    db: Path,
+    *,
+    root_path: str = "",
+    broker: Broker | None = None,
+    limits: Limits | None = None,
+    kind: Kind = "person",
+) -> "ASGIApp":
     """The whole ASGI app of a study: FastAPI, Gradio mounted in it, and the guard around them."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -75,7 +83,7 @@ def build(db: Path, *, root_path: str = "", broker: Broker | None = None, limits
 
     facts = store.study(db)
     cookie = f"viva_{facts.uid}"
-    pages = Pages(db, cookie, broker if facts.live else None)
+    pages = Pages(db, cookie, broker if facts.live else None, kind)
     chats = None
     if facts.live:
         if broker is None:
