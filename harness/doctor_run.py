@@ -8,6 +8,7 @@ import json
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,9 @@ def check_run(run: RunDir) -> Iterator[tuple[str, bool | None, str]]:
         yield "schema", good, text
         if good is True:
             for name in ROWS:
-                yield name, *_guarded(lambda db, name=name: _rows(db, name), db)
+                yield name, *_guarded(partial(_rows, name), db)
             yield "state", *_guarded(_state, db)
-        yield "blinding", *_guarded(lambda db: _blinding(run, db), db)
+        yield "blinding", *_guarded(partial(_blinding, run), db)
     yield "owner", *_owner(run)
 
 
@@ -206,7 +207,7 @@ def _schema(db: sqlite3.Connection) -> Result:
     return True, f"{len(applied)} steps done, none to come"
 
 
-def _rows(db: sqlite3.Connection, name: str) -> Result:
+def _rows(name: str, db: sqlite3.Connection) -> Result:
     found = [str(text) for (text,) in db.execute(ROWS[name])]
     return (True, FAULTS[name]) if not found else (False, f"not so that {FAULTS[name]}: {_some(found)}")
 

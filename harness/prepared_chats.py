@@ -135,7 +135,7 @@ def _messages(value: Any) -> tuple[Message, ...]:
     """User and assistant in turns, the assistant last. System messages are left out: raters are not to see them."""
     if not isinstance(value, list) or not value:
         raise ValueError("no list of messages")
-    messages = []
+    messages: list[Message] = []
     for at, message in enumerate(value, 1):
         if not isinstance(message, dict):
             raise ValueError(f"message {at} is not an object")

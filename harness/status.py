@@ -43,11 +43,11 @@ def ratings(path: Path) -> list[str]:
     if any(more):
         lines.append("; ".join(text for text in more if text))
     if progress.arms:
-        rows = [
+        means = [
             (f"arm {arm.number}", arm.ratings, _mean(arm.satisfaction), _mean(arm.goal_achievement))
             for arm in progress.arms
         ]
-        lines += _table(("arms", "ratings", "satisfaction", "goal"), rows)
+        lines += _table(("arms", "ratings", "satisfaction", "goal"), means)
     if progress.codes:
         lines += _table(
             ("codes", "rated", "to rate"), [(code.code, code.rated, code.waiting) for code in progress.codes]

@@ -103,7 +103,7 @@ class Desk:
 
     def progress(self, request: Request, **values: Any) -> Response:
         """The first page."""
-        return self.page(request, "progress", progress=store_owner.progress(self.db), **values)
+        return self.page(request, "progress", progress=store_owner.progress(self.db, people=False), **values)
 
     def check(self, request: Request) -> None:
         """Let a request pass that may see what it asks for. Raises HTTPException."""

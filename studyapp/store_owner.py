@@ -224,8 +224,11 @@ ORDER BY problem.at DESC, problem.id DESC
 """
 
 
-def progress(path: Path) -> Progress:
-    """How far the study in `path` is. Raises RatingError where there is none."""
+def progress(path: Path, *, people: bool = True) -> Progress:
+    """How far the study in `path` is; `people` can be left out, since their flags look at every rating.
+
+    Raises RatingError where there is no study.
+    """
     with reading(path) as db:
         overview = overview_in(db, path)
         closed = overview.state == "closed"
@@ -233,7 +236,7 @@ def progress(path: Path) -> Progress:
             overview,
             tuple(Code(**row) for row in db.query(_CODES)),
             tuple(ScenarioProgress(**row) for row in db.query(_SCENARIOS)),
-            tuple(people_in(db)),
+            tuple(people_in(db)) if people else (),
             tuple(ArmMeans(**row) for row in db.query(_ARMS)) if closed else (),
         )
 
