@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import cli_bench, cli_owner
+from harness import cli_bench, cli_owner, cli_plan, cli_report
 from harness.errors import VivaError
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ def build_parser() -> argparse.ArgumentParser:
     rate = command("rate", rate_command, "open the blind rating page")
     _server_options(rate)
     cli_owner.add_commands(command)
-    command("report", report_command, "write the report from what is there")
+    cli_plan.add_plan(command)
+    cli_report.add_report(command)
     command("status", status_command, "say which stages are finished and how many ratings there are")
     doctor = command("doctor", doctor_command, "say what works on this machine, or check a run directory", study=False)
     doctor.add_argument("path", type=Path, nargs="?", metavar="RUN", help="check this run directory's study instead")
@@ -228,15 +229,6 @@ def _serve(run: "Run", args: argparse.Namespace, rate: str) -> None:
     with run.dir.lock():
         html = stages.report_stage(run, rate)
     print(f"report: {html}\nrating page again: {rate}")
-
-
-def report_command(args: argparse.Namespace) -> None:
-    from harness.stages import open_run, report_stage
-
-    run = open_run(args.study, args.run)
-    with run.dir.lock():
-        html = report_stage(run, f"viva rate {run.dir.root}")
-    print(f"report: {html}")
 
 
 def status_command(args: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ colour and by marker, rating levels by lightness. matplotlib is imported on the 
 
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LABEL = 34  # characters of a row's label before it goes on below
 WIDTH, FIRST = 5.2, 4.4  # inches, of any figure and of those for the first screen: readable on a phone
 MARKERS = "osD^vPX*"
 # placeholder -> CSS variable and its value where the style sheet is missing (Okabe and Ito's palette for arms)
@@ -44,7 +46,7 @@ _VARIABLES = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: what it shows in one line, the SVG, and its data as a table (header and rows)."""
+    """A figure: what it shows in one line, the SVG, its data as a table, and whether it takes a whole row."""
 
     key: str
     title: str
@@ -52,9 +54,12 @@ class Picture:
     svg: str
     header: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
+    wide: bool = False
 
 
-def _figure(height: float, rows: int = 1, *, width: float = WIDTH, **options: Any) -> "tuple[Figure, Any]":
+def _figure(
+    height: float, rows: int = 1, columns: int = 1, *, width: float = WIDTH, **options: Any
+) -> "tuple[Figure, Any]":
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -77,7 +82,7 @@ def _figure(height: float, rows: int = 1, *, width: float = WIDTH, **options: An
     }
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(rows, 1, squeeze=False, **options)
+        axes = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, axes
 
 
@@ -103,6 +108,14 @@ def _svg(figure: "Figure", key: str, title: str) -> str:
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
+def _mark(figure: "Figure", key: str, marked: str) -> str:
+    """Write into a figure what it is not (people's ratings, the study's own mode), and give its key a name apart."""
+    if not marked:
+        return key
+    figure.axes[0].set_title(marked.strip(" ()"), fontsize=8, color=INK, loc="left")
+    return f"{key}-{re.sub(r'[^a-z0-9]+', '-', marked.lower()).strip('-')}"
+
+
 def _legend(figure: "Figure", columns: int, **options: Any) -> None:
     figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=9, labelcolor=INK, **options)
 
@@ -111,9 +124,16 @@ def _colour(index: int) -> str:
     return ARMS[index % len(ARMS)]
 
 
-def forest(rows: Sequence[tuple[str, int, dict[str, Any]]], margin: float, *, marked: str = "") -> Picture:
+def forest(
+    rows: Sequence[tuple[str, int, dict[str, Any]]],
+    margin: float,
+    *,
+    marked: str = "",
+    key: str = "forest",
+    title: str = "Fraction of the teacher's rating that each student keeps",
+) -> Picture:
     """Fractions with their 95 % intervals; a row is (label, index of its arm, fraction as in report.json)."""
-    figure, axes = _figure(0.85 + 0.34 * len(rows), width=FIRST)
+    figure, axes = _figure(0.85 + 0.34 * len(rows), width=FIRST if key == "forest" and not marked else WIDTH)
     ax: Axes = axes[0, 0]
     at = list(range(len(rows)))[::-1]
     for y, (_, arm, fraction) in zip(at, rows, strict=True):
@@ -134,14 +154,14 @@ def forest(rows: Sequence[tuple[str, int, dict[str, Any]]], margin: float, *, ma
     ax.grid(axis="x", linewidth=0.5)
     ax.set_axisbelow(True)
     ax.spines["left"].set_visible(False)
-    title = f"Fraction of the teacher's rating that each student keeps{marked}"
+    title = f"{title}{marked}"
+    key = _mark(figure, key, marked)
     data = tuple((label, f["estimate"], f["low"], f["high"], f["n_cells"], f["n_raters"]) for label, _, f in rows)
     return Picture(
-        f"forest{'-marked' if marked else ''}",
+        key,
         title,
-        "Point: ratio of mean ratings on common cells. Bar: 95 % interval, raters and scenarios as samples. "
-        "Hollow point: no interval.",
-        _svg(figure, "forest" + marked, title),
+        "Point: ratio of mean ratings. Bar: 95 % interval, raters and scenarios as samples. Hollow point: no interval.",
+        _svg(figure, key, title),
         ("measure", "fraction", "low", "high", "common cells", "raters"),
         data,
     )
@@ -179,11 +199,12 @@ def distributions(rows: Sequence[tuple[str, Sequence[int]]], *, marked: str = ""
         ax.barh([0], [0], color=LEVELS[level], label=str(level + 1))
     _legend(figure, 5, handlelength=1, handletextpad=0.4, columnspacing=1.2)
     title = f"How often each rating was given{marked}"
+    key = _mark(figure, "distributions", marked)
     return Picture(
-        f"distributions{'-marked' if marked else ''}",
+        key,
         title,
         "1 is the lowest and 5 the highest rating; half of the 3s lie on either side of the line.",
-        _svg(figure, "distributions" + marked, title),
+        _svg(figure, key, title),
         ("arm", "1", "2", "3", "4", "5", "n"),
         tuple((label, *counts, sum(counts)) for label, counts in rows),
     )
@@ -256,9 +277,11 @@ def training(logs: Sequence[tuple[str, int, Sequence[dict[str, Any]]]]) -> Pictu
     )
 
 
-def retained(rows: Sequence[tuple[str, Sequence[tuple[int, float]]]], names: Sequence[str]) -> Picture:
+def retained(
+    rows: Sequence[tuple[str, Sequence[tuple[int, float]]]], names: Sequence[str], *, first: bool = True
+) -> Picture:
     """Each benchmark as a multiple of the teacher's number; a row is (label, [(index of its arm, ratio)])."""
-    figure, axes = _figure(1.05 + 0.3 * len(rows), width=FIRST)
+    figure, axes = _figure(1.05 + 0.36 * len(rows), width=FIRST if first else WIDTH)
     ax: Axes = axes[0, 0]
     at = list(range(len(rows)))[::-1]
     for y, (_, points) in zip(at, rows, strict=True):
@@ -270,7 +293,7 @@ def retained(rows: Sequence[tuple[str, Sequence[tuple[int, float]]]], names: Seq
     ax.axvline(1, color=INK, linewidth=0.8)
     ax.set_xscale("log")
     _decades(ax, [1.0, *(ratio for _, points in rows for _, ratio in points)], axis="x", sign="×")
-    ax.set_yticks(at, [label for label, _ in rows])
+    ax.set_yticks(at, [textwrap.fill(label, LABEL) for label, _ in rows])
     ax.set_ylim(-0.6, len(rows) - 0.4)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
@@ -282,31 +305,6 @@ def retained(rows: Sequence[tuple[str, Sequence[tuple[int, float]]]], names: Seq
     caption = "The line is the teacher. Arrows say which direction is better."
     data = tuple((label, names[arm], ratio) for label, points in rows for arm, ratio in points)
     return Picture("retained", title, caption, _svg(figure, "retained", title), ("measure", "arm", "ratio"), data)
-
-
-def frontier(points: Sequence[tuple[str, int, float, dict[str, Any]]], what: str) -> Picture:
-    """Fraction kept against cost; a point is (student, its index, cost as a fraction of the teacher's, fraction)."""
-    figure, axes = _figure(2.6)
-    ax: Axes = axes[0, 0]
-    ax.plot(100, 100, MARKERS[0], color=_colour(0), markersize=7)
-    ax.annotate("teacher", (100, 100), textcoords="offset points", xytext=(-6, -12), ha="right", color=INK)
-    for name, arm, size, fraction in points:
-        x, y = 100 * size, 100 * fraction["estimate"]
-        if fraction["low"] is not None:
-            ax.plot([x, x], [100 * fraction["low"], 100 * fraction["high"]], color=_colour(arm))
-        ax.plot(x, y, MARKERS[arm % len(MARKERS)], color=_colour(arm), markersize=7)
-        ax.annotate(name, (x, y), textcoords="offset points", xytext=(7, 4), color=INK)
-    ax.set_xlabel(f"{what}, % of the teacher's")
-    ax.set_ylabel("satisfaction kept, %")
-    ax.margins(x=0.2, y=0.15)
-    ax.grid(linewidth=0.5)
-    ax.set_axisbelow(True)
-    title = "Satisfaction kept against size"
-    data = tuple((name, size, f["estimate"], f["low"], f["high"]) for name, _, size, f in points)
-    caption = "Up and to the left is better. Bars: 95 % intervals."
-    return Picture(
-        "frontier", title, caption, _svg(figure, "frontier", title), ("arm", what, "fraction", "low", "high"), data
-    )
 
 
 def over_seeds(pools: Sequence[dict[str, Any]]) -> Picture:

@@ -29,8 +29,9 @@ class Frame:
     """Items of one arm that belong together: their keys, what identifies their content, their groups, their scores.
 
     `keys`, `hashes`, `groups`: one for each item; `grouped_by` names the field that groups them (None: each is its
-    own). `columns`: metric -> its items. `choices`: the answer chosen for each item, where one is chosen. `tasks`:
-    how many tasks it spans, 0 for a text.
+    own). `columns`: metric -> its items. `choices`: the answer chosen for each item, where one is chosen; `confidence`
+    its probability [n] and `right` whether it is right [n], where both are known. `tasks`: how many tasks it spans, 0
+    for a text.
     """
 
     suite: str
@@ -41,6 +42,8 @@ class Frame:
     grouped_by: str | None = None
     choices: tuple[int, ...] | None = None
     tasks: int = 1
+    confidence: Floats | None = None
+    right: Floats | None = None
 
     def clusters(self, index: Ints | None = None) -> Ints | None:
         """The number of each item's group [n], of all items or of those at `index`; None where each is its own."""
@@ -151,7 +154,9 @@ def _task_frame(task: _Task, reported: Mapping[Any, float], results: Mapping[str
     docs = [line.get("doc") for line in first.values()]
     groups, by = _groups(docs, (config.get("metadata") or {}).get("cluster"))
     hashes = tuple(str(line.get("doc_hash", "")) for line in first.values())
-    return Frame(shown, tuple(keys), hashes, columns, groups, by, _choices(list(first.values())))
+    sure = _confidence(list(first.values()))
+    choices = _choices(list(first.values()))
+    return Frame(shown, tuple(keys), hashes, columns, groups, by, choices, confidence=sure[0], right=sure[1])
 
 
 def _column(metric: str, values: Sequence[Any]) -> Column | None:
@@ -201,6 +206,15 @@ def _choices(lines: Sequence[Mapping[str, Any]]) -> tuple[int, ...] | None:
             return None
         chosen.append(int(np.argmax(likelihoods)))
     return tuple(chosen)
+
+
+def _confidence(lines: Sequence[Mapping[str, Any]]) -> tuple[Floats | None, Floats | None]:
+    """The probability of each chosen answer, and whether it is right; None where an item lacks one."""
+    values = [[line.get("confidence"), line.get("acc")] for line in lines]
+    if not values or not all(_is_number(one) for pair in values for one in pair):
+        return None, None
+    sure, right = np.array(values, dtype=np.float64).T
+    return sure, right
 
 
 def _leaves(name: str, groups: Mapping[str, Sequence[str]], seen: frozenset[str] = frozenset()) -> list[str]:

@@ -2,21 +2,19 @@
 
 import contextlib
 import json
-import sqlite3
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from harness.errors import RunError
 from harness.records import Answer, read_jsonl
 from harness.rundir import RunDir, read_manifest
+from reports.database import KINDS, RATINGS, Database, Extras, Facts, tidy_of
 from reports.items import Frame, read_frames
-from reports.tidy import MEASURES, Tidy, make_tidy
+from reports.tidy import Tidy
 
-KINDS = ("person", "judge", "simulated")
 NO_SUITES = ("costs.json", "contamination.json", "manifest.json")
 
 
@@ -25,7 +23,8 @@ class Source:
     """What a run directory holds for its report; parts that are not there yet are empty.
 
     `arms` begins with the teacher; `pools` names the pool of every arm that is one seed of several; `ratings` maps a
-    kind of rater to its tidy ratings, never pooled; `scores`, `frames` (their items), `overlaps` (with the training
+    kind of rater to its tidy ratings, never pooled, and `extras` to what else it was asked; `facts` are those of
+    study.db, whose margin counts where it has one; `scores`, `frames` (their items), `overlaps` (with the training
     corpus), `costs`, `training` and `manifests` are keyed by arm (manifests also by 'answers'). `grid` is in g of CO2
     per kWh, `price` in money per hour, where the study states them.
     """
@@ -41,7 +40,9 @@ class Source:
     licence: str | None = None
     ratings: dict[str, Tidy] = field(default_factory=dict)
     dates: dict[str, tuple[str, str]] = field(default_factory=dict)
-    state: str | None = None
+    facts: Facts = field(default_factory=Facts)
+    extras: dict[str, Extras] = field(default_factory=dict)
+    margin_in_file: float | None = None
     scores: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     frames: dict[str, list[Frame]] = field(default_factory=dict)
     overlaps: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -55,6 +56,10 @@ class Source:
     looks: tuple[dict[str, Any], ...] = ()
 
     @property
+    def state(self) -> str | None:
+        return self.facts.state
+
+    @property
     def teacher(self) -> str:
         return self.arms[0]
 
@@ -65,6 +70,15 @@ class Source:
         return (*(arm for arm in rest if arm not in self.controls), *(arm for arm in rest if arm in self.controls))
 
 
+@dataclass(frozen=True)
+class _Rated:
+    """Ratings, dates of the first and the last, and what else was asked, by kind of rater."""
+
+    ratings: dict[str, Tidy]
+    dates: dict[str, tuple[str, str]]
+    extras: dict[str, Extras]
+
+
 def load(root: Path) -> Source:
     """Read a run directory. Raises RunError for one without a study, or with ratings that cannot be attributed."""
     run = RunDir(root)
@@ -72,7 +86,10 @@ def load(root: Path) -> Source:
     teacher = study.get("teacher", {}).get("name", "teacher")
     students = [student for student in study.get("student", []) if isinstance(student, dict)]
     arms = (teacher, *(str(student["name"]) for student in students))
-    ratings, dates = _ratings(run, teacher)
+    in_file = study.get("report", {}).get("margin", 0.90)
+    db = Database(run.db)
+    facts = db.facts()
+    rated = _ratings(run, db, facts, teacher)
     manifests = {arm: _manifests(run, arm) for arm in arms}
     table = study.get("bench", {})
     suites = [*table.get("suites", []), *(str(suite.get("name")) for suite in table.get("suite", []))]
@@ -84,14 +101,16 @@ def load(root: Path) -> Source:
         arms=arms,
         controls={student["name"]: student["control_of"] for student in students if student.get("control_of")},
         pools={student["name"]: str(student["pool"]) for student in students if student.get("pool")},
-        margin=float(study.get("report", {}).get("margin", 0.90)),
+        margin=float(in_file) if facts.margin is None else facts.margin,
+        margin_in_file=float(in_file),
         mode=str(study.get("rate", {}).get("mode", "fixed")),
         seed=int(study.get("seed", 0)),
         purpose=study.get("purpose"),
         licence=study.get("teacher", {}).get("licence"),
-        ratings=ratings,
-        dates=dates,
-        state=_state(run.db),
+        ratings=rated.ratings,
+        dates=rated.dates,
+        facts=facts,
+        extras=rated.extras,
         scores={arm: bench[0] for arm, bench in benches.items()},
         frames={arm: bench[1] for arm, bench in benches.items()},
         overlaps={arm: _json(run.bench(arm) / "contamination.json") or {} for arm in arms},
@@ -101,7 +120,7 @@ def load(root: Path) -> Source:
         training={arm: _metrics(run.arm(arm) / "metrics.jsonl") for arm in arms},
         manifests={**manifests, **({"answers": {"answers": answers_manifest}} if answers_manifest else {})},
         answers=tuple(read_jsonl(answers, Answer)) if answers.exists() else (),
-        goals=_goals(run.db),
+        goals=db.goals(),
         looks=tuple((_json(run.report / "report.json") or {}).get("looks", ())),
     )
 
@@ -167,80 +186,34 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
     return [line for line in lines if isinstance(line, dict) and "step" in line]
 
 
-@contextlib.contextmanager
-def _read_only(path: Path) -> Iterator[sqlite3.Connection | None]:
-    """study.db for reading, None where there is none. The rating page may be writing meanwhile."""
-    if not path.exists():
-        yield None
-        return
-    connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=10)
-    try:
-        yield connection
-    finally:
-        connection.close()
-
-
-def _query(path: Path, sql: str) -> list[tuple[Any, ...]]:
-    with _read_only(path) as connection:
-        if connection is None:
-            return []
-        try:
-            return connection.execute(sql).fetchall()
-        except sqlite3.OperationalError as error:
-            if "no such table" in str(error):  # a database that is still empty
-                return []
-            raise RunError(f"{path} cannot be read: {error}", hint="try again in a moment") from None
-        except sqlite3.DatabaseError as error:
-            raise RunError(f"{path} is damaged: {error}", hint="restore it from a copy") from None
-
-
-def _state(path: Path) -> str | None:
-    rows = _query(path, "SELECT state FROM study")
-    return str(rows[0][0]) if rows else None
-
-
-def _goals(path: Path) -> dict[str, str]:
-    return {str(row[0]): str(row[1]) for row in _query(path, "SELECT id, goal FROM scenario")}
-
-
-def _ratings(run: RunDir, teacher: str) -> tuple[dict[str, Tidy], dict[str, tuple[str, str]]]:
+def _ratings(run: RunDir, db: Database, facts: Facts, teacher: str) -> _Rated:
     """Ratings of each kind with arm names in place of arm keys, and the times of the first and the last."""
-    rows = _query(
-        run.db,
-        "SELECT kind, rater, scenario, category, arm_key, position, satisfaction, goal_achievement, created_at"
-        " FROM tidy_ratings ORDER BY rater, position, scenario, arm_key",
-    )
-    if not rows:
-        return {}, {}
+    rows = db.ratings()
     blinding = _json(run.blinding)
-    if blinding is None or not isinstance(blinding.get("arms"), dict):
+    names: dict[str, str] = dict((blinding or {}).get("arms") or {})
+    if not rows:
+        return _Rated({}, {}, db.extras(names) if names else {})
+    if not names:
         raise RunError(
             f"{run.db} holds {len(rows)} ratings, but {run.blinding.name} is missing",
             hint="restore it from a copy: without it no rating can be attributed",
         )
-    names: dict[str, str] = blinding["arms"]
-    unknown = sorted({row[4] for row in rows} - set(names))
+    key = RATINGS.index("arm_key")
+    unknown = sorted({row[key] for row in rows} - set(names))
     if unknown:
         raise RunError(
             f"{run.db} rates an arm key that {run.blinding.name} does not know: {unknown[0]}",
             hint="the two files belong to different runs; restore the pair",
         )
+    extras = db.extras(names)
     found, dates = {}, {}
+    languages = dict(db.query("SELECT label, language FROM rater")) if "language" in db.columns("rater") else {}
     for kind in KINDS:
         chosen = [row for row in rows if row[0] == kind]
         if not chosen:
             continue
-        columns = list(zip(*chosen, strict=True))
-        found[kind] = make_tidy(
-            columns[1],
-            columns[2],
-            [names[key] for key in columns[4]],
-            dict(zip(MEASURES, columns[6:8], strict=True)),
-            teacher=teacher,
-            category=columns[3],
-            position=columns[5],
-            time=columns[8],
-        )
-        times = sorted(str(time) for time in columns[8] if time)
+        tidy = tidy_of(chosen, names, teacher, facts.mode or "fixed", languages, facts.language)
+        found[kind] = replace(tidy, marks=db.marked(tidy, kind, extras.get(kind, Extras()), facts.self_words))
+        times = sorted(str(row[RATINGS.index("created_at")]) for row in chosen if row[RATINGS.index("created_at")])
         dates[kind] = (times[0], times[-1]) if times else ("", "")
-    return found, dates
+    return _Rated(found, dates, extras)

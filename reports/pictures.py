@@ -1,13 +1,14 @@
 """Which figures a report shows, and with which rows."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from reports import figure_costs, figures
+from reports import figure_checks, figure_costs, figure_frontier, figures
 from reports.compare import score_label
 from reports.cost_tables import COSTS
 from reports.load import Source
 from reports.tidy import MEASURES
-from reports.wording import MEASURE_NAMES
+from reports.wording_warnings import MEASURE_NAMES
 
 LEFT_OUT = ("parameters_without_embeddings", "bytes_in_memory", "flops_per_token")  # they follow the parameters
 MARKS = {"judge": "ratings by models", "simulated": "simulated raters"}
@@ -19,19 +20,20 @@ def page_pictures(source: Source, report: dict[str, Any], people: dict[str, Any]
     found: list[figures.Picture] = []
     multiples = _multiples(source, index, report["arms"])
     if people:
-        found += _rating_pictures(source, report["arms"], report["by_scenario"], source.margin, "")
-        points = []
-        for arm in source.students:
-            fraction = report["arms"][arm].get("satisfaction", {}).get("fraction")
-            size = report["arms"][arm]["costs"].get("of_teacher", {}).get("parameters")
-            if fraction and size is not None:
-                points.append((arm, index[arm], size, fraction))
-        if points:
-            found.append(figures.frontier(points, "parameters"))
+        found += _rating_pictures(source, {**people, "arms": report["arms"]}, "")
+        points = [
+            figure_frontier.point(arm, index[arm], fraction, report["arms"][arm]["costs"])
+            for arm in source.students
+            if (fraction := report["arms"][arm].get("satisfaction", {}).get("fraction"))
+        ]
+        if any(point.costs for point in points):
+            found.append(figure_frontier.frontier([point for point in points if point.costs]))
     if multiples:
-        found.append(figures.retained(multiples, source.arms))
+        found.append(figures.retained(multiples, source.arms, first=not found))
     if points := _smaller_faster(source, index, report["arms"]):
         found.append(figure_costs.smaller_faster(points))
+    if report["calibration"]:
+        found.append(figure_checks.calibration(report["calibration"], index))
     logs = [(arm, index[arm], log) for arm, log in source.training.items() if log]
     if logs:
         found.append(figures.training(logs))
@@ -40,11 +42,9 @@ def page_pictures(source: Source, report: dict[str, Any], people: dict[str, Any]
     return found
 
 
-def _rating_pictures(
-    source: Source, arms: dict[str, Any], scenarios: dict[str, Any], margin: float, marked: str
-) -> list[figures.Picture]:
+def _rating_pictures(source: Source, block: dict[str, Any], marked: str) -> list[figures.Picture]:
     index = {arm: at for at, arm in enumerate(source.arms)}
-    found = []
+    arms, found = block["arms"], []
     rows = []
     for measure in MEASURES:
         for arm in source.students:
@@ -52,24 +52,58 @@ def _rating_pictures(
             if fraction:
                 rows.append((f"{arm}\n{MEASURE_NAMES[measure]}", index[arm], fraction))
     if rows:
-        found.append(figures.forest(rows, margin, marked=marked))
+        found.append(figures.forest(rows, source.margin, marked=marked))
     bars = []
     for measure in MEASURES:
         for arm in source.arms:
-            block = arms.get(arm, {}).get(measure, {})
-            if block.get("n"):
-                bars.append((f"{arm}\n{MEASURE_NAMES[measure]}", block["counts"]))
+            one = arms.get(arm, {}).get(measure, {})
+            if one.get("n"):
+                bars.append((f"{arm}\n{MEASURE_NAMES[measure]}", one["counts"]))
     if bars:
         found.append(figures.distributions(bars, marked=marked))
-    lines = [(arm, index[arm], [each["difference"] for each in by.values()]) for arm, by in scenarios.items() if by]
-    if lines and not marked:
+    if preference := block.get("preference"):
+        found.append(figure_checks.preferences(preference, index, marked=marked))
+    if marked:
+        return found
+    by = block.get("by_scenario", {})
+    lines = [(arm, index[arm], [one["difference"] for one in all_.values()]) for arm, all_ in by.items() if all_]
+    if lines:
         found.append(figures.by_scenario(lines))
+    found += _parts(source, arms, index)
+    paths = [
+        (arm, index[arm], one["path"])
+        for arm in source.students
+        if (one := arms.get(arm, {}).get("satisfaction", {}).get("confidence_sequence"))
+    ]
+    if paths:
+        found.append(figure_checks.sequence(paths))
+    return found
+
+
+def _parts(source: Source, arms: Mapping[str, Any], index: Mapping[str, int]) -> list[figures.Picture]:
+    """Forests of satisfaction by category and by language, of the students that are no controls."""
+    found = []
+    for key, what in (("category", "category"), ("language", "language")):
+        rows = [
+            (f"{name}\n{arm}", index[arm], fraction)
+            for arm in source.students
+            if arm not in source.controls
+            for name, fraction in arms.get(arm, {}).get("satisfaction", {}).get(key, {}).items()
+        ]
+        if len(rows) > 1:
+            title = f"Fraction of the teacher's satisfaction by {what} (exploratory)"
+            found.append(figures.forest(rows[:24], source.margin, key=f"forest-{key}", title=title))
     return found
 
 
 def kind_pictures(source: Source, kind: str, block: dict[str, Any]) -> list[figures.Picture]:
     """Figures of ratings that are not by people, marked as such in their titles."""
-    return _rating_pictures(source, block["arms"], {}, source.margin, f" ({MARKS[kind]})")
+    return _rating_pictures(source, block, f" ({MARKS[kind]})")
+
+
+def mode_pictures(source: Source, mode: str, block: dict[str, Any]) -> list[figures.Picture]:
+    """Figures of people's ratings in another mode than the study's own."""
+    return _rating_pictures(source, {**block, "preference": None}, f" ({mode})")
 
 
 def _multiples(

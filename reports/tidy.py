@@ -3,14 +3,12 @@
 Columns are plain arrays rather than a data frame: pandas alone takes longer to import than a report takes to make.
 """
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from harness.errors import ConfigError, RatingError
+from harness.errors import RatingError
 from reports.stats.cells import Bools, Floats, Ints, Ratings, collapse
 
 MEASURES = ("satisfaction", "goal_achievement")
@@ -29,7 +27,9 @@ class Tidy:
     """Ratings of one kind of rater. Codes [N] index the label tuples, which are sorted (the teacher's arm first).
 
     `values` holds one array [N] for each measure, NaN where it is missing; `category` one label for each scenario;
-    `finished` the time of each rater's last rating, '' where times are unknown; `position` is NaN where unknown.
+    `finished` the time of each rater's last rating, '' where times are unknown. `position` (in the rater's order),
+    `place` (on its page, from 1) and `seconds` are NaN where unknown. `marks` names rows [N] by what speaks against
+    them, such as a chat that fell behind its pace.
     """
 
     raters: tuple[str, ...]
@@ -42,6 +42,14 @@ class Tidy:
     arm: Ints
     position: Floats
     values: dict[str, Floats] = field(default_factory=dict)
+    modes: tuple[str, ...] = ("",)
+    mode: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    languages: tuple[str, ...] = ("",)
+    language: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    place: Floats = field(default_factory=lambda: np.zeros(0))
+    seconds: Floats = field(default_factory=lambda: np.zeros(0))
+    marks: dict[str, Bools] = field(default_factory=dict)
+    time: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:
@@ -56,9 +64,10 @@ class Tidy:
     def has(self, measure: str) -> bool:
         return measure in self.values and bool((~np.isnan(self.values[measure])).any())
 
-    def measure(self, measure: str) -> tuple[Ratings, int]:
-        """The ratings of one measure, repeats averaged, and how many rows were repeats."""
-        return collapse(self.rater, self.scenario, self.arm, self.values[measure])
+    def measure(self, measure: str, keep: Bools | None = None) -> tuple[Ratings, int]:
+        """The ratings of one measure (of the rows `keep` [N]), repeats averaged, and how many rows were repeats."""
+        rows = slice(None) if keep is None else keep
+        return collapse(self.rater[rows], self.scenario[rows], self.arm[rows], self.values[measure][rows])
 
     def rows(self, measure: str) -> Ratings:
         """The ratings of one measure as given, missing ones left out."""
@@ -69,24 +78,69 @@ class Tidy:
         """Which scenarios [S] belong to a category."""
         return np.array([category == name for category in self.category], dtype=np.bool_)
 
+    def of_mode(self, mode: str) -> "Tidy":
+        """The ratings given in one mode: modes are never analysed together."""
+        if self.modes == (mode,):
+            return self
+        return self.only(self.mode == self.modes.index(mode))
+
+    def only(self, keep: Bools) -> "Tidy":
+        """The rows for which `keep` [N] is true; labels that no row has any more are dropped, but every arm stays."""
+
+        def fewer(labels: tuple[str, ...], codes: Ints) -> tuple[tuple[str, ...], Ints, list[int]]:
+            used = np.flatnonzero(np.bincount(codes[keep], minlength=len(labels)))
+            place = np.zeros(len(labels), dtype=np.int64)
+            place[used] = np.arange(len(used))
+            return tuple(labels[one] for one in used), place[codes[keep]], used.tolist()
+
+        raters, rater, used_raters = fewer(self.raters, self.rater)
+        scenarios, scenario, used_scenarios = fewer(self.scenarios, self.scenario)
+        modes, mode, _ = fewer(self.modes, self.mode)
+        languages, language, _ = fewer(self.languages, self.language)
+        return Tidy(
+            raters,
+            scenarios,
+            self.arms,
+            tuple(self.category[one] for one in used_scenarios),
+            tuple(self.finished[one] for one in used_raters),
+            rater,
+            scenario,
+            self.arm[keep],
+            self.position[keep],
+            {name: value[keep] for name, value in self.values.items()},
+            modes,
+            mode,
+            languages,
+            language,
+            self.place[keep],
+            self.seconds[keep],
+            {name: mark[keep] for name, mark in self.marks.items()},
+            tuple(self.time[one] for one in np.flatnonzero(keep)) if self.time else (),
+        )
+
 
 def make_tidy(
     rater: Sequence[str],
     scenario: Sequence[str],
     arm: Sequence[str],
-    values: dict[str, Sequence[float | None]],
+    values: Mapping[str, Sequence[float | None]],
     *,
     teacher: str,
     category: Sequence[str | None] | None = None,
     position: Sequence[float | None] | None = None,
     time: Sequence[str | None] | None = None,
+    mode: Sequence[str | None] | None = None,
+    language: Sequence[str | None] | None = None,
+    place: Sequence[float | None] | None = None,
+    seconds: Sequence[float | None] | None = None,
 ) -> Tidy:
-    """Build tidy ratings from columns of equal length.
+    """Build tidy ratings from columns of equal length; what is None is unknown throughout.
 
     Raises UnusableRatingsError (rating_out_of_range), naming rater, scenario, arm and value, for a rating that is not
     a whole number from 1 to 5.
     """
-    arrays = {name: _floats(column) for name, column in values.items()}
+    n = len(rater)
+    arrays = {name: _floats(column, n) for name, column in values.items()}
     for name, column in arrays.items():
         wrong = np.flatnonzero(~np.isnan(column) & ~np.isin(column, (1, 2, 3, 4, 5)))
         if len(wrong):
@@ -100,7 +154,8 @@ def make_tidy(
     raters, rater_codes = _encode(rater)
     scenarios, scenario_codes = _encode(scenario)
     arms, arm_codes = _encode(arm, first=teacher)
-    places = _floats(position) if position is not None else np.full(len(rater_codes), np.nan)
+    modes, mode_codes = _encode([one or "" for one in mode] if mode is not None else [""] * n)
+    languages, language_codes = _encode([one or "" for one in language] if language is not None else [""] * n)
     return Tidy(
         raters,
         scenarios,
@@ -110,8 +165,15 @@ def make_tidy(
         rater_codes,
         scenario_codes,
         arm_codes,
-        places,
+        _floats(position, n),
         arrays,
+        modes or ("",),
+        mode_codes,
+        languages or ("",),
+        language_codes,
+        _floats(place, n),
+        _floats(seconds, n),
+        time=tuple(one or "" for one in time) if time is not None else (),
     )
 
 
@@ -132,71 +194,5 @@ def _last(labels: Sequence[str | None] | None, group: Ints, size: int) -> tuple[
     return tuple(found)
 
 
-def _floats(column: Sequence[float | None]) -> Floats:
-    return np.array(column, dtype=np.float64)  # None becomes NaN
-
-
-def _stripped(column: tuple[str, ...]) -> list[str]:
-    """Labels without spaces around them; a label that many rows share is looked at once."""
-    short = {label: label.strip() for label in set(column)}
-    return [short[label] for label in column]
-
-
-def read_csv(path: Path, teacher: str) -> Tidy:
-    """Read anybody's tidy ratings: columns rater, scenario, arm, satisfaction; optionally the rest.
-
-    Raises ConfigError for a missing file, column or teacher, UnusableRatingsError for ratings that cannot be used.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = [name.strip() for name in next(reader, [])]
-            rows = [row for row in reader if row]
-    except FileNotFoundError:
-        raise ConfigError(f"no such file: {path}", hint="give a CSV file of ratings") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path} is not a CSV file in UTF-8: {error}", hint="save it again as UTF-8 CSV") from None
-    missing = [name for name in ("rater", "scenario", "arm", "satisfaction") if name not in header]
-    if missing:
-        raise ConfigError(
-            f"{path} has no column {' or '.join(missing)}; found {', '.join(header) or 'nothing'}",
-            hint="needed: rater, scenario, arm, satisfaction; optional: goal_achievement, category, position",
-        )
-    short = next((line for line, row in enumerate(rows, 2) if len(row) != len(header)), None)
-    if short is not None:
-        raise ConfigError(f"{path}, line {short}: {len(rows[short - 2])} fields, but the header has {len(header)}")
-    if not rows:
-        raise UnusableRatingsError("no_ratings", f"{path} holds no rating", hint="add one row for each rating")
-    columns = dict(zip(header, map(_stripped, zip(*rows, strict=True)), strict=True))
-    for name in ("rater", "scenario", "arm"):
-        if "" in columns[name]:
-            raise ConfigError(f"{path}, line {columns[name].index('') + 2}: the {name} is empty", hint="name every one")
-    if teacher not in columns["arm"]:
-        found = ", ".join(sorted(set(columns["arm"])))
-        raise UnusableRatingsError(
-            "no_teacher_ratings", f"no rating of an arm {teacher!r}; arms are {found}", hint="name one with --teacher"
-        )
-
-    def numbers(name: str) -> list[float | None]:
-        value: dict[str, float | None] = {"": None}
-        for text in set(columns[name]) - {""}:
-            try:
-                value[text] = float(text)
-            except ValueError:
-                raise UnusableRatingsError(
-                    "rating_out_of_range",
-                    f"{path}, line {columns[name].index(text) + 2}: {name} is {text!r}, not a number",
-                    hint="a missing rating is an empty field",
-                ) from None
-        return [value[text] for text in columns[name]]
-
-    return make_tidy(
-        columns["rater"],
-        columns["scenario"],
-        columns["arm"],
-        {name: numbers(name) for name in MEASURES if name in columns},
-        teacher=teacher,
-        category=columns.get("category"),
-        position=numbers("position") if "position" in columns else None,
-        time=columns.get("created_at"),
-    )
+def _floats(column: Sequence[float | None] | None, n: int) -> Floats:
+    return np.full(n, np.nan) if column is None else np.array(column, dtype=np.float64)  # None becomes NaN

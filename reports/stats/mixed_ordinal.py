@@ -18,6 +18,8 @@ from reports.stats.cells import Floats, Ints, dense
 LARGEST_SD = 10.0
 NEGLIGIBLE = 1e-3  # a standard deviation below this counts as 0: the likelihood no longer feels it
 STEP = 1e-4  # of the finite differences of the gradient that give the information
+TOLERANCE = 1e-9  # gain of the log likelihood that a further step promises, below which the search ends
+UNKNOWN = 1e12  # minus the log likelihood where it cannot be computed
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def mixed_logit(value: Floats, x_NP: Floats, groupings: Sequence[Ints]) -> Mixed
     sd = np.exp(theta[n_fixed:])
     free = np.concatenate([np.arange(n_fixed), n_fixed + np.flatnonzero(sd > NEGLIGIBLE)])
     try:
-        covariance = np.linalg.inv(_information(model, theta, free))
+        covariance = np.linalg.inv(_information(model, theta, free, model.objective(theta)[1]))
     except np.linalg.LinAlgError:
         return None
     variance = np.diag(covariance)[n_cuts:n_fixed]
@@ -68,17 +70,46 @@ def mixed_logit(value: Floats, x_NP: Floats, groupings: Sequence[Ints]) -> Mixed
 
 
 def _maximise(model: "_Model") -> tuple[Floats, float] | None:
-    """The parameters (see `_Model.objective`) at the maximum, and the log likelihood there."""
-    from scipy.optimize import minimize
+    """The parameters (see `_Model.objective`) at the maximum, and the log likelihood there.
 
+    BFGS (Nocedal, Wright 2006, algorithm 6.1) from a first curvature by differences; SDs stay within their bounds.
+    """
     share = np.cumsum(np.bincount(model.level, minlength=model.n_levels))[:-1] / len(model.level)
     cuts = np.log(share / (1 - share))
     spaced = np.concatenate([cuts[:1], np.log(np.diff(cuts))])
-    start = np.concatenate([spaced, np.zeros(model.x.shape[1]), np.full(len(model.codes), -0.5)])
-    bounds = [(None, None)] * model.n_fixed + [(math.log(NEGLIGIBLE) - 1, math.log(LARGEST_SD))] * len(model.codes)
-    options = {"maxiter": 200, "ftol": 1e-10, "gtol": 1e-4}
-    done = minimize(model.objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-    return (np.asarray(done.x, dtype=np.float64), -float(done.fun)) if done.fun < 1e11 else None
+    theta = np.concatenate([spaced, np.zeros(model.x.shape[1]), np.full(len(model.codes), -0.5)])
+    every = np.arange(len(theta))
+    low = np.where(every < model.n_fixed, -np.inf, math.log(NEGLIGIBLE) - 1)
+    high = np.where(every < model.n_fixed, np.inf, math.log(LARGEST_SD))
+    value, gradient = model.objective(theta)
+    values, vectors = np.linalg.eigh(_information(model, theta, every, gradient))
+    inverse = (vectors / np.maximum(np.abs(values), 1e-2)) @ vectors.T
+    for _ in range(200):
+        held = ((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0))
+        slope = np.where(held, 0.0, gradient)
+        step = np.where(held, 0.0, -inverse @ slope)
+        if float(step @ slope) >= 0:
+            step, inverse = -slope, np.eye(len(theta))
+        step = step / max(1.0, float(np.abs(step).max()))
+        if float(np.abs(step @ slope)) < TOLERANCE:
+            return (theta, -value) if value < UNKNOWN else None
+        scale = 1.0
+        while True:
+            moved = np.clip(theta + scale * step, low, high)
+            after, turned = model.objective(moved)
+            if after <= value + 1e-4 * scale * float(step @ slope) or scale < 1e-6:
+                break
+            scale /= 2
+        s, y = moved - theta, turned - gradient
+        if float(s @ y) > 1e-12:
+            rho = 1 / float(s @ y)
+            left = np.eye(len(theta)) - rho * np.outer(s, y)
+            inverse = left @ inverse @ left.T + rho * np.outer(s, s)
+        stuck = scale < 1e-6 or value - after < 1e-10
+        theta, value, gradient = moved, after, turned
+        if stuck:
+            return (theta, -value) if value < UNKNOWN else None
+    return None
 
 
 def _cuts(spaced: Floats) -> Floats:
@@ -86,14 +117,13 @@ def _cuts(spaced: Floats) -> Floats:
     return np.cumsum(np.concatenate([spaced[:1], np.exp(spaced[1:])]))
 
 
-def _information(model: "_Model", theta: Floats, free: Ints) -> Floats:
-    """Observed information of the free parameters, by central differences of the exact gradient."""
+def _information(model: "_Model", theta: Floats, free: Ints, gradient: Floats) -> Floats:
+    """Observed information of the free parameters, by differences of the exact gradient."""
     rows = []
     for at in free:
         step = np.zeros(len(theta))
         step[at] = STEP
-        ahead, behind = model.objective(theta + step)[1], model.objective(theta - step)[1]
-        rows.append((ahead - behind)[free] / (2 * STEP))
+        rows.append((model.objective(theta + step)[1] - gradient)[free] / STEP)
     information = np.array(rows)
     return np.asarray((information + information.T) / 2)
 
@@ -122,7 +152,7 @@ class _Model:
         cuts = np.concatenate([[-np.inf], _cuts(theta[:n_cuts]), [np.inf]])
         mode = self._mode(cuts, self.x @ theta[n_cuts : self.n_fixed], sd_G)
         if mode is None:
-            return 1e12, np.zeros(len(theta))
+            return UNKNOWN, np.zeros(len(theta))
         parts, factor = mode
         loglik = parts.loglik - float(self.z @ self.z) / 2 - float(np.log(np.diag(factor)).sum())
         gradient = self._gradient(parts, factor, sd_G)

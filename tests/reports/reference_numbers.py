@@ -24,7 +24,8 @@ from reports.stats.tests import (
     sign_flip,
     wilcoxon,
 )
-from reports.tidy import MEASURES, Tidy, UnusableRatingsError, make_tidy, read_csv
+from reports.tidy import MEASURES, Tidy, UnusableRatingsError, make_tidy
+from reports.tidy_csv import read_csv
 
 FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "stats"
 

@@ -7,7 +7,8 @@ from fixture_run import make_run
 
 from reports.document import build
 from reports.load import load
-from reports.wording import WARNINGS
+from reports.report_schema import schema_text
+from reports.wording_warnings import WARNINGS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "report.md"
 
@@ -25,3 +26,8 @@ def test_every_field_is_documented(tmp_path: Path) -> None:
     student = report["arms"]["distilled"]["satisfaction"]
     for name in [*report, *report["study"], *student, *student["fraction"], *student["difference"]]:
         assert re.search(rf"`{name}[`.]", text), name
+
+
+def test_the_schema_file_is_that_of_the_models() -> None:
+    """Run `python -m reports.report_schema` when this fails."""
+    assert (DOCS.parent / "report.schema.json").read_text(encoding="utf-8") == schema_text()

@@ -6,7 +6,8 @@ import pytest
 
 from harness.errors import ConfigError
 from reports.analysis import analyse
-from reports.tidy import Tidy, UnusableRatingsError, make_tidy, read_csv
+from reports.tidy import Tidy, UnusableRatingsError, make_tidy
+from reports.tidy_csv import read_csv
 
 
 def write(path: Path, *lines: str) -> Path:
