@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from harness.benchmarks import NAME, Bench
+from harness.judge_table import JudgeTable
 from harness.rate_table import Rate
 from harness.terms import Table, Terms
 
@@ -213,6 +214,7 @@ class Study(Table):
     bench: Bench = Field(default_factory=Bench, description="benchmark suites")
     answer: AnswerTable = Field(default_factory=AnswerTable, description="how arms answer the scenarios")
     rate: Rate = Field(default_factory=Rate, description="the rating study")
+    judge: JudgeTable | None = Field(None, description="models that rate the answers, see docs/judge.md")
     report: ReportTable = Field(default_factory=ReportTable, description="what the report is held to")
 
     @field_validator("student", mode="before")

@@ -2,7 +2,7 @@
 
 Arms appear under random keys only. Which key is which arm stands in blinding.json, which no code of this package opens.
 Tables are made by SQL, not by sqlite-utils' helpers: those write no CHECK, no NOT NULL and no STRICT. The tables as
-they are now stand in schema_m002.py, the views in schema_views.py.
+they are now stand in schema_m002.py and schema_judge.py, the views in schema_views.py.
 """
 
 import sqlite3
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from studyapp import schema_m001, schema_m002
+from studyapp import schema_judge, schema_m001, schema_m002
 from studyapp.schema_m002 import MAX_COMMENT, MAX_MESSAGE
 from studyapp.schema_views import VIEWS
 
@@ -31,6 +31,12 @@ def m002_live_and_side_by_side(db: Database) -> None:
     """All modes, invitations, leases, known answers, the owner's log, withdrawal, and views for all of it."""
     for step in (*schema_m002.STEPS, VIEWS):
         _run(db, step)
+
+
+@migrations()
+def m003_model_judges(db: Database) -> None:
+    """Model judges, every reply of theirs, and the views that the report reads."""
+    _run(db, schema_judge.JUDGES)
 
 
 def migrate(db: Database) -> None:

@@ -1,0 +1,84 @@
+"""A judge that runs here: a tiny random model, whose replies nobody can read, and what becomes of those."""
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.judge_table import JudgeBy
+from harness.judging.local import ask_local
+from harness.judging.stage import judge_all, prepare
+from harness.records import Message
+from tests.judging.judged_run import make_run
+from tests.tiny import save_tiny
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with a window that requests fit into."""
+    folder = save_tiny(tmp_path_factory.mktemp("judge") / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8192}))
+    return folder
+
+
+def rows(db: Path, sql: str) -> list[tuple[Any, ...]]:
+    with sqlite3.connect(db) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def test_unreadable_replies_of_a_local_judge_are_counted_and_nothing_is_rated(tmp_path: Path, model: Path) -> None:
+    judges = f'[judge]\nattempts = 2\n[[judge.by]]\nname = "tiny"\nsource = "{model}"\nmax_tokens = 16\nbatch = 4\n'
+    run = make_run(tmp_path, judges, count=1)
+    judging = prepare(run)
+    assert (judging.costs()[0].expected, judging.costs()[0].where) == (0.0, "runs here")
+    assert "0 of 3 verdicts, 6 of 6 replies unreadable; 3 items without" in judge_all(run, judging)
+    facts = rows(run.dir.db, "SELECT replies, invalid, verdicts, unanswered, tokens_out, host FROM tidy_judges")[0]
+    assert facts[:4] == (6, 6, 0, 3)
+    assert 0 < facts[4] <= 6 * 16
+    assert facts[5] == ""
+    assert rows(run.dir.db, "SELECT count(*) FROM rating") == [(0,)]
+    assert all(
+        raw or problem in ("empty", "cut") for raw, problem in rows(run.dir.db, "SELECT raw, problem FROM verdict")
+    )
+
+
+def test_an_arm_can_judge_and_its_name_stays_out_of_the_database(tmp_path: Path, model: Path) -> None:
+    run = make_run(
+        tmp_path, '[judge]\nattempts = 1\n[[judge.by]]\nname = "self"\narm = "distilled"\nmax_tokens = 16\n', count=1
+    )
+    text = run.dir.study.read_text()
+    (tmp_path / "study.toml").write_text(text.replace('source = "nowhere"', f'source = "{model}"'))
+    from harness.stages import open_run
+
+    other = open_run(tmp_path / "study.toml", tmp_path / "other")
+    other.dir.answers.mkdir()
+    for name in ("answers.jsonl", "manifest.json"):
+        (other.dir.answers / name).write_text((run.dir.answers / name).read_text())
+    assert "3 of 3 replies unreadable" in judge_all(other, prepare(other))
+    assert rows(other.dir.db, "SELECT model FROM judge") == [("an arm of the study",)]
+    assert b"distilled" not in other.dir.db.read_bytes()
+
+
+def test_the_same_request_gets_the_same_reply_whatever_stands_beside_it(model: Path) -> None:
+    by = JudgeBy(name="tiny", source=str(model), max_tokens=16, batch=2)
+    chats = [(Message(role="user", content=f"Count to {number}."),) for number in (3, 12, 7)]
+    ask = ask_local(by, model)
+    together = dict(ask(chats))
+    assert sorted(together) == [0, 1, 2]
+    for index, chat in enumerate(chats):
+        alone = dict(ask([chat]))[0]
+        assert (alone.text, alone.tokens_in, alone.tokens_out) == (
+            together[index].text, together[index].tokens_in, together[index].tokens_out,
+        )  # fmt: skip
+
+
+def test_a_request_beyond_the_window_is_not_asked(model: Path) -> None:
+    by = JudgeBy(name="tiny", source=str(model), max_tokens=16)
+    long = (Message(role="user", content="x" * 9000),)
+    found = dict(ask_local(by, model)([long, (Message(role="user", content="Hello."),)]))
+    assert found[0].problem == "too_long"
+    assert "window is 8192" in found[0].text
+    assert found[1].problem is None
