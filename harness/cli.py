@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import cli_bench, cli_owner, cli_plan, cli_report
+from harness.cli_judge import add_judge_parser
 from harness.errors import VivaError
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     rate = command("rate", rate_command, "open the blind rating page")
     _server_options(rate)
     cli_owner.add_commands(command)
+    add_judge_parser(command)
     cli_plan.add_plan(command)
     cli_report.add_report(command)
     command("status", status_command, "say which stages are finished and how many ratings there are")
