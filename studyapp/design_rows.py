@@ -58,11 +58,8 @@ def template(arms: Sequence[str], count: int, slot: int, seed: int) -> list[str]
     return found[:count]
 
 
-def matching(choices: Mapping[T, Sequence[int]], most: int | None = None) -> dict[int, T]:
-    """A matching of keys to numbers, by augmenting paths (Kuhn): the first keys are matched before the later ones.
-
-    It ends once `most` keys are matched. A key that is matched stays so, though perhaps with another number.
-    """
+def matching(choices: Mapping[T, Sequence[int]]) -> dict[int, T]:
+    """The largest matching of keys to numbers, by augmenting paths (Kuhn)."""
     holder: dict[int, T] = {}
 
     def settle(key: T, tried: set[int]) -> bool:
@@ -75,8 +72,6 @@ def matching(choices: Mapping[T, Sequence[int]], most: int | None = None) -> dic
         return False
 
     for key in choices:
-        if most is not None and len(holder) >= most:
-            break
         settle(key, set())
     return holder
 

@@ -214,8 +214,9 @@ def pairs(db: Database, rater: int) -> tuple[tuple[str, str], ...]:
 
 
 def touch(db: Database, rater: int, at: str, lease_minutes: float) -> None:
-    """Note that a rater is there, which renews their lease."""
-    db.conn.execute("UPDATE rater SET last_seen = ? WHERE id = ?", (at, rater))
+    """Note that a rater is there, which renews their lease. Raises RefusedError for one who has withdrawn."""
+    if not db.conn.execute("UPDATE rater SET last_seen = ? WHERE id = ?", (at, rater)).rowcount:
+        raise RefusedError("gone", "there is no such rater", hint="join again, if you like")
     db.conn.execute(
         "UPDATE assignment SET leased_until = :until WHERE rater = :rater AND done_at IS NULL AND released_at IS NULL"
         " AND leased_until < :soon",

@@ -85,6 +85,8 @@ def report_problem(path: Path, rater: int, position: int | None, text: str) -> N
     _within(text)
     with write(path) as db:
         found = own_page(db, rater, position) if position is not None else []
+        if one(db, "SELECT 1 FROM rater WHERE id = ?", [rater]) is None:
+            raise RefusedError("gone", "there is no such rater", hint="join again, if you like")
         db.conn.execute(
             "INSERT INTO problem (rater, assignment, text, at) VALUES (?, ?, ?, ?)",
             (rater, found[0]["id"] if found else None, text, moment()),

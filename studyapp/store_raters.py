@@ -85,9 +85,11 @@ def new_device(path: Path, return_token: str) -> str:
 
 
 def return_token(path: Path, rater: int) -> str:
-    """A new return link's token; the one before stops working."""
+    """A new return link's token; the one before stops working. Raises RefusedError for a rater who has withdrawn."""
     token = secrets.token_urlsafe(32)
     with write(path) as db:
+        if one(db, "SELECT 1 FROM rater WHERE id = ?", [rater]) is None:
+            raise RefusedError("gone", "there is no such rater", hint="join again, if you like")
         db.conn.execute("DELETE FROM token WHERE rater = ? AND purpose = 'return'", [rater])
         _keep(db, rater, token, "return", moment())
     return token
