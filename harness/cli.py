@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import cli_bench, cli_owner, cli_plan, cli_report
+from harness import cli_bench, cli_owner, cli_plan, cli_rehearse, cli_report
 from harness.cli_judge import add_judge_parser
 from harness.errors import VivaError
 
@@ -90,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     cli_owner.add_commands(command)
     add_judge_parser(command)
     cli_plan.add_plan(command)
+    cli_rehearse.add_rehearse(command)
     cli_report.add_report(command)
     command("status", status_command, "say which stages are finished and how many ratings there are")
     doctor = command("doctor", doctor_command, "say what works on this machine, or check a run directory", study=False)
