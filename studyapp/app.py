@@ -46,7 +46,7 @@ def build(screens: Screens, t: Texts) -> gr.Blocks:
     with demo:
         layout = lay_out(t, panels=screens.panels, live=screens.chats is not None)
         _tie(demo, layout, screens, t)
-    demo.max_threads = demo._queue.max_thread_count = MAX_STREAMS
+    demo._queue.max_thread_count = MAX_STREAMS
     _hush(demo._queue)
     return demo
 

@@ -8,7 +8,8 @@ import time
 
 import httpx
 import pytest
-from small_study import Client, serving
+from served import Client, serving, typing
+from small_study import make, scenarios
 
 from harness.errors import RatingError, RunError
 from studyapp.server import serve
@@ -61,7 +62,7 @@ def test_kill_9_between_two_ratings_loses_nothing_confirmed(path):
             rater.http.cookies.update(cookies)
             assert f"{confirmed + 1} of 9" in rater.show().text  # comes back to where they were
             for _ in range(2):
-                answer = rater.rate(confirmed % 5 + 1, 3, position=confirmed + 1)
+                answer = rater.rate(confirmed % 5 + 1, 3)
                 confirmed += 1
                 assert f"{confirmed + 1} of 9" in answer.text
             server.kill()
@@ -75,12 +76,72 @@ def test_kill_9_between_two_ratings_loses_nothing_confirmed(path):
 def test_a_failure_shows_a_constant_text_and_keeps_the_page(path):
     with serving(path) as server, Client(server.url) as rater:
         rater.join()
+        rater.show()
         connection = sqlite3.connect(path)
-        connection.execute("ALTER TABLE rating_event RENAME TO hidden_secret_table")
+        connection.execute("DROP TRIGGER rating_event_keeps_rows")
+        connection.execute("DROP TABLE rating_event")
         connection.close()
-        answer = rater.rate(3, 3, position=1)
+        answer = rater.rate(3, 3)
         assert "Something went wrong here" in answer.text
         assert "rating_event" not in answer.text
         time.sleep(0.1)
         assert any("no such table" in line for line in server.lines)  # the owner's terminal says why
         assert "1 of 9" in rater.show().text  # and the half-written rating is undone
+
+
+def test_a_live_study_without_a_model_server_does_not_start(tmp_path):
+    path = tmp_path / "study.db"
+    make(path, mode="live", items=scenarios(turns=2))
+    with pytest.raises(RatingError, match="no model server") as error:
+        serve(path, port=0)
+    assert "viva rate" in error.value.hint
+
+
+def test_kill_9_of_the_page_in_the_middle_of_an_answer_loses_no_word(tmp_path):
+    path = tmp_path / "study.db"
+    make(path, mode="live", items=scenarios(turns=2))
+    with typing(path, paces=(0.05, 0.05, 0.05)) as models:
+        with serving(path, models=models) as server, Client(server.url, live=True) as rater:
+            rater.join()
+            cookies = dict(rater.http.cookies)
+            rater.show()
+            assert rater.screen_note(rater.call(rater.SEND, "Hello there", rater.place)) == ""
+            server.kill()
+        with serving(path, models=models) as server, Client(server.url, session="later", live=True) as rater:
+            rater.http.cookies.update(cookies)
+            shown = rater.screen(rater.show())
+            assert "Hello there" in shown["chat-1"]
+            assert "pending" in shown["item"]
+            assert rater.screen_note(rater.call(rater.AGAIN, rater.place)) == ""
+            assert "Hello there It goes on for a while." in rater.watch()[-1]
+            assert "One message left." in rater.show().text
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT number, role FROM turn ORDER BY number, role DESC").fetchall() == [
+        (1, "user"),
+        (1, "assistant"),
+    ]
+    connection.close()
+
+
+def test_two_who_watch_one_answer_see_it_whole(tmp_path):
+    path = tmp_path / "study.db"
+    make(path, mode="live", items=scenarios(turns=2))
+    with (
+        typing(path) as models,
+        serving(path, models=models) as server,
+        Client(server.url, session="one", live=True) as one,
+        Client(server.url, session="two", live=True) as two,
+    ):
+        one.join()
+        two.http.cookies.update(dict(one.http.cookies))
+        one.show()
+        two.show()
+        assert one.screen_note(one.call(one.SEND, "Hello there", one.place)) == ""
+        assert "still answering" in two.screen_note(two.call(two.SEND, "Another", two.place))
+        heard = one.watch()
+        assert "Hello there It goes on for a while." in heard[-1]
+        assert two.watch() == []  # it is over
+        for client in (one, two):
+            chat = client.screen(client.show())["chat-1"]
+            assert chat.count("It goes on for a while.") == 1
+            assert "Another" not in chat
