@@ -35,9 +35,10 @@ def order_effects(tidy: Tidy) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         warnings.append({"code": "order_effect", "change": trend.estimate, "p": trend.p, "n": trend.n})
     page = tidy.place[keep]
     if np.nanmax(page, initial=1) > 1:
-        pages = np.unique(np.stack([rater, tidy.position[keep].astype(np.int64)]), axis=1, return_inverse=True)[1]
+        position = tidy.position[keep].astype(np.int64)
+        pages = rater * (int(position.max()) + 1) + position
         there = ~np.isnan(page)
-        effect = slope(value[there], page[there], [pages[there].ravel(), arm[there]], rater[there])
+        effect = slope(value[there], page[there], [pages[there], arm[there]], rater[there])
         found["page"] = asdict(effect) if effect else None
         if effect and effect.p is not None and effect.p < CLEAR and abs(effect.estimate) >= POINTS:
             warnings.append({"code": "page_effect", "change": effect.estimate, "p": effect.p, "n": effect.n})

@@ -19,6 +19,7 @@ from reports.calibration import calibration_json
 from reports.compare import at_chance, scores_json
 from reports.costs import costs_json, same_energy
 from reports.database import Extras
+from reports.judges import over_judges
 from reports.load import Source
 from reports.paired import over_pairs
 from reports.seeds import over_seeds
@@ -52,6 +53,7 @@ def build(source: Source) -> dict[str, Any]:
         "seeds": over_seeds(source),
         "paired": pairs,
         "kinds": kinds,
+        "judges": over_judges(source),
         "looks": _looks(source, people),
         "warnings": [
             *(people or {"warnings": [{"code": "no_ratings"}]})["warnings"],

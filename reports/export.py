@@ -1,72 +1,78 @@
 """Files beside the page: tidy ratings with arms' names as CSV and Parquet, and the table of results for LaTeX."""
 
-import csv
-import io
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.records import write_atomic
+import numpy as np
+
 from reports.load import Source
 from reports.numbers import p_value, span
+from reports.stats.cells import Floats, Ints
 from reports.tidy import MEASURES, Tidy
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 COLUMNS = (
     *("kind", "rater", "scenario", "category", "mode", "language", "arm", "position", "place", *MEASURES, "seconds"),
     "created_at",
 )
-WHOLE = ("position", "place", *MEASURES)
 
 
-def tidy_columns(ratings: Mapping[str, Tidy]) -> dict[str, list[Any]]:
-    """All ratings of all kinds as columns, codes resolved; a missing value is None. Comments are left out."""
-    found: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    for kind, tidy in ratings.items():
-        n = len(tidy.rater)
-        found["kind"] += [kind] * n
-        found["rater"] += [tidy.raters[one] for one in tidy.rater]
-        found["scenario"] += [tidy.scenarios[one] for one in tidy.scenario]
-        found["category"] += [tidy.category[one] or None for one in tidy.scenario]
-        found["mode"] += [tidy.modes[one] or None for one in tidy.mode]
-        found["language"] += [tidy.languages[one] or None for one in tidy.language]
-        found["arm"] += [tidy.arms[one] for one in tidy.arm]
-        for name in ("position", "place", "seconds"):
-            found[name] += _values(getattr(tidy, name), whole=name in WHOLE)
-        for name in MEASURES:
-            found[name] += _values(tidy.values[name], whole=True) if name in tidy.values else [None] * n
-        found["created_at"] += [one or None for one in tidy.time] if tidy.time else [None] * n
-    return found
+def ratings_table(ratings: Mapping[str, Tidy]) -> "pa.Table":
+    """All ratings of all kinds as one table, codes resolved, missing values null. Comments are left out."""
+    import pyarrow as pa
+
+    return pa.concat_tables([_table(kind, tidy) for kind, tidy in ratings.items()])
 
 
-def _values(column: Any, *, whole: bool) -> list[Any]:
-    return [None if math.isnan(one) else int(one) if whole else one for one in column.tolist()]
+def _table(kind: str, tidy: Tidy) -> "pa.Table":
+    import pyarrow as pa
+
+    n = len(tidy.rater)
+    nothing = np.full(n, np.nan)
+
+    def labels(codes: Ints, names: Sequence[str]) -> Any:
+        known = pa.array([name or None for name in names], pa.string())
+        return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), known).cast(pa.string())
+
+    def numbers(values: Floats, kind: Any) -> Any:
+        return pa.array(values, from_pandas=True).cast(kind)  # NaN becomes null
+
+    columns = {
+        "kind": labels(np.zeros(n, dtype=np.int64), [kind]),
+        "rater": labels(tidy.rater, tidy.raters),
+        "scenario": labels(tidy.scenario, tidy.scenarios),
+        "category": labels(tidy.scenario, tidy.category),
+        "mode": labels(tidy.mode, tidy.modes),
+        "language": labels(tidy.language, tidy.languages),
+        "arm": labels(tidy.arm, tidy.arms),
+        "position": numbers(tidy.position, pa.int32()),
+        "place": numbers(tidy.place, pa.int16()),
+        **{name: numbers(tidy.values.get(name, nothing), pa.int16()) for name in MEASURES},
+        "seconds": numbers(tidy.seconds, pa.float64()),
+        "created_at": pa.array([one or None for one in tidy.time] or [None] * n, pa.string()),
+    }
+    return pa.table({name: columns[name] for name in COLUMNS})
 
 
 def write_ratings(ratings: Mapping[str, Tidy], folder: Path) -> list[Path]:
     """Write ratings.csv and ratings.parquet; nothing where there is no rating."""
     if not ratings:
         return []
-    columns = tidy_columns(ratings)
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(zip(*columns.values(), strict=True))
-    write_atomic(folder / "ratings.csv", buffer.getvalue())
-    return [folder / "ratings.csv", _parquet(columns, folder / "ratings.parquet")]
+    import pyarrow.csv
+    import pyarrow.parquet
 
-
-def _parquet(columns: dict[str, list[Any]], path: Path) -> Path:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    types = {name: pa.int16() if name in MEASURES or name == "place" else pa.int32() for name in WHOLE}
-    types["seconds"] = pa.float64()
-    table = pa.table({name: pa.array(values, types.get(name, pa.string())) for name, values in columns.items()})
-    new = path.with_suffix(".new")
-    pq.write_table(table, new, compression="zstd")
-    new.replace(path)
-    return path
+    table = ratings_table(ratings)
+    paths = [folder / "ratings.csv", folder / "ratings.parquet"]
+    new = [path.with_suffix(path.suffix + ".new") for path in paths]
+    options = pyarrow.csv.WriteOptions(quoting_style="needed", quoting_header="none")
+    pyarrow.csv.write_csv(table, new[0], options)
+    pyarrow.parquet.write_table(table, new[1], compression="zstd")
+    for one, path in zip(new, paths, strict=True):
+        one.replace(path)
+    return paths
 
 
 def latex(source: Source, report: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ def calibration(suites: Mapping[str, Mapping[str, Any]], index: Mapping[str, int
     caption = f"On the line an arm is as right as it is sure. Bins of fewer than {FEW} items are in the table only."
     header = ("suite", "arm", "items", "confidence", "accuracy")
     svg = _svg(figure, "calibration", title)
-    return Picture("calibration", title, caption, svg, header, tuple(data), wide=len(shown) > 1)
+    return Picture("calibration", title, caption, svg, header, tuple(data), wide=len(shown) > 2)
 
 
 def sequence(rows: Sequence[tuple[str, int, Sequence[Mapping[str, Any]]]], *, marked: str = "") -> Picture:

@@ -13,6 +13,7 @@ from harness.records import Answer, read_jsonl
 from harness.rundir import RunDir, read_manifest
 from reports.database import KINDS, RATINGS, Database, Extras, Facts, tidy_of
 from reports.items import Frame, read_frames
+from reports.judge_records import Judging, read_judging
 from reports.tidy import Tidy
 
 NO_SUITES = ("costs.json", "contamination.json", "manifest.json")
@@ -23,10 +24,10 @@ class Source:
     """What a run directory holds for its report; parts that are not there yet are empty.
 
     `arms` begins with the teacher; `pools` names the pool of every arm that is one seed of several; `ratings` maps a
-    kind of rater to its tidy ratings, never pooled, and `extras` to what else it was asked; `facts` are those of
-    study.db, whose margin counts where it has one; `scores`, `frames` (their items), `overlaps` (with the training
-    corpus), `costs`, `training` and `manifests` are keyed by arm (manifests also by 'answers'). `grid` is in g of CO2
-    per kWh, `price` in money per hour, where the study states them.
+    kind of rater to its tidy ratings, never pooled, and `extras` to what else it was asked; `judging` holds model
+    judges; `facts` are those of study.db, whose margin counts where it has one; `scores`, `frames` (their items),
+    `overlaps` (with the training corpus), `costs`, `training` and `manifests` are keyed by arm (manifests also by
+    'answers'). `grid` is in g of CO2 per kWh, `price` in money per hour, where the study states them.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Source:
     dates: dict[str, tuple[str, str]] = field(default_factory=dict)
     facts: Facts = field(default_factory=Facts)
     extras: dict[str, Extras] = field(default_factory=dict)
+    judging: Judging | None = None
     margin_in_file: float | None = None
     scores: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     frames: dict[str, list[Frame]] = field(default_factory=dict)
@@ -111,6 +113,7 @@ def load(root: Path) -> Source:
         dates=rated.dates,
         facts=facts,
         extras=rated.extras,
+        judging=read_judging(db, _names(run), study),
         scores={arm: bench[0] for arm, bench in benches.items()},
         frames={arm: bench[1] for arm, bench in benches.items()},
         overlaps={arm: _json(run.bench(arm) / "contamination.json") or {} for arm in arms},
@@ -186,11 +189,15 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
     return [line for line in lines if isinstance(line, dict) and "step" in line]
 
 
+def _names(run: RunDir) -> dict[str, str]:
+    """Arm key -> name of the arm; empty where nothing is blinded yet."""
+    return dict((_json(run.blinding) or {}).get("arms") or {})
+
+
 def _ratings(run: RunDir, db: Database, facts: Facts, teacher: str) -> _Rated:
     """Ratings of each kind with arm names in place of arm keys, and the times of the first and the last."""
     rows = db.ratings()
-    blinding = _json(run.blinding)
-    names: dict[str, str] = dict((blinding or {}).get("arms") or {})
+    names = _names(run)
     if not rows:
         return _Rated({}, {}, db.extras(names) if names else {})
     if not names:

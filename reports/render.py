@@ -16,6 +16,7 @@ from reports.compare import Cell, Row, score_rows
 from reports.document import build
 from reports.examples import choose
 from reports.export import latex, write_ratings
+from reports.judge_tables import judge_tables
 from reports.load import Source, load
 from reports.pictures import kind_pictures, mode_pictures, page_pictures
 from reports.seeds import verdict
@@ -107,6 +108,7 @@ def _view(source: Source, report: dict[str, Any], rate_command: str) -> dict[str
         "measures": [measure for measure in MEASURES if any(measure in arm for arm in report["arms"].values())],
         "measure_names": wording.MEASURE_NAMES,
         "kind_names": wording.KIND_NAMES,
+        "not_people": wording.not_people(source),
         "mode_names": wording.MODE_NAMES,
         "first": first,
         "sections": sections,
@@ -127,6 +129,7 @@ def _of_people(source: Source, report: dict[str, Any], people: dict[str, Any] | 
     return {
         "rating_rows": _rating_rows(source, report["arms"]),
         "verdicts": {measure: wording.verdicts(source, report, measure) for measure in measures},
+        "judge_tables": judge_tables(report["judges"]),
         "kind_pictures": {kind: kind_pictures(source, kind, block) for kind, block in report["kinds"].items()},
         "mode_pictures": {mode: mode_pictures(source, mode, block) for mode, block in report["modes"].items()},
         "warnings": wording_warnings.gathered(report["warnings"]),

@@ -273,6 +273,7 @@ class Report(BaseModel):
     seeds: list[Open]
     paired: list[Open]
     kinds: dict[str, Ratings]
+    judges: Open | None
     looks: list[Open]
     warnings: list[Said]
     provenance: list[Open]

@@ -140,7 +140,7 @@ def _headline(studies: Sequence[dict[str, Any]], pooled: Sequence[dict[str, Any]
     return (
         f"Over {first['n']} studies {first['student']} keeps {percent(first['estimate'])} (95{NBSP}% interval "
         f"{span(first['low'], first['high'])}) of the teacher's satisfaction; {percent(first['i2'])} of the variance "
-        f"is between studies; n = {plural(n, 'rating')}."
+        f"is between studies; n{NBSP}={NBSP}{plural(n, 'rating')}."
     )
 
 

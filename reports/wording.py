@@ -39,7 +39,7 @@ def headline(source: Source, people: dict[str, Any] | None) -> str:
     against = f" with {percent(size)} of its parameters" if size is not None else ""
     against += f", at {times(speed)} the speed" if speed is not None else ""
     if people is None:
-        others = [KIND_NAMES[kind] for kind in source.ratings if kind != "person"]
+        others = not_people(source)
         beside = f" (the ratings of {joined(others)} below are no substitute)" if others else ""
         return f"No person has rated yet, so nothing is known about satisfaction{beside}. {_what_is_known(source, arm)}"
     several = [name for name in source.students if name not in source.controls]
@@ -70,6 +70,14 @@ def headline(source: Source, people: dict[str, Any] | None) -> str:
         interval = f"95{NBSP}% interval {span(fraction['low'], fraction['high'])}"
     text = f"{percent(fraction['estimate'])} ({interval})"
     return f"The {arm} student keeps {text} of the teacher's satisfaction{against}; {n}."
+
+
+def not_people(source: Source) -> list[str]:
+    """Who rated beside people, in words."""
+    kinds = [kind for kind in source.ratings if kind != "person"]
+    if source.judging is not None and "judge" not in kinds:
+        kinds.append("judge")
+    return [KIND_NAMES[kind] for kind in kinds]
 
 
 def _n_clause(people: dict[str, Any]) -> str:

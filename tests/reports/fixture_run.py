@@ -66,6 +66,7 @@ def questions(suite: str, score: dict[str, Any], arm: int) -> list[dict[str, Any
     return [
         {"task": suite, "doc_id": item, "doc": {"question": f"Which is number {item}?"}, "doc_hash": f"h{item}"}
         | {"filter": "none", "metrics": [metric], metric: float(item in right)}
+        | {"acc": float(item in right), "confidence": 0.3 + 0.65 * (item * 37 % 100) / 100}
         | {"filtered_resps": [[str(-float(k != (item % 4 + (item not in right)) % 4)), "False"] for k in range(4)]}
         for item in range(n)
     ]

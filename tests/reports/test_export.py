@@ -1,13 +1,14 @@
 """The files beside the page: tidy ratings with names, as CSV and Parquet, and the LaTeX table."""
 
 import csv
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from fixture_run import make_run
 
 from reports.document import build
-from reports.export import COLUMNS, latex, tidy_columns
+from reports.export import COLUMNS, latex, ratings_table
 from reports.load import load
 from reports.render import from_csv, make
 
@@ -25,8 +26,6 @@ def test_ratings_are_written_with_names_and_can_be_read_again(tmp_path: Path) ->
     assert table.column("satisfaction").to_pylist() == [int(row["satisfaction"]) for row in rows]
     # the same numbers again from the file
     again = from_csv(folder / "ratings.csv", "teacher", tmp_path / "again")
-    import json
-
     one, two = (json.loads(path.read_text()) for path in (folder / "report.json", again.json))
     for arm in ("distilled", "scratch"):
         a, b = (report["arms"][arm]["satisfaction"]["fraction"] for report in (one, two))
@@ -35,7 +34,7 @@ def test_ratings_are_written_with_names_and_can_be_read_again(tmp_path: Path) ->
 
 def test_kinds_of_raters_stay_apart_in_the_file(tmp_path: Path) -> None:
     source = load(make_run(tmp_path / "run", kind="judge"))
-    assert set(tidy_columns(source.ratings)["kind"]) == {"judge"}
+    assert set(ratings_table(source.ratings).column("kind").to_pylist()) == {"judge"}
     assert not (tmp_path / "run" / "report").exists()
 
 

@@ -79,6 +79,21 @@ def test_json_layout(run: Path) -> None:
     assert scores["words", "teacher_text_kl"]["retained"] is None
 
 
+def test_calibration_is_that_of_the_items(run: Path) -> None:
+    html, _, report = read(run)
+    lines = [
+        json.loads(line) for line in (run / "bench" / "distilled" / "samples_sense.jsonl").read_text().splitlines()
+    ]
+    found = report["calibration"]["sense"]["distilled"]
+    assert sum(one["n"] for one in found["bins"]) == found["n"] == len(lines)
+    inside = [line for line in lines if 0.5 < line["confidence"] <= 0.6]
+    one = next(one for one in found["bins"] if one["low"] == 0.5)
+    assert one["accuracy"] == pytest.approx(np.mean([line["acc"] for line in inside]))
+    gaps = [one["n"] * abs(one["accuracy"] - one["confidence"]) for one in found["bins"]]
+    assert found["error"] == pytest.approx(sum(gaps) / found["n"])
+    assert "figure-calibration" in html
+
+
 def test_student_against_its_control(run: Path) -> None:
     html, _, report = read(run)
     control = report["arms"]["distilled"]["satisfaction"]["control"]
