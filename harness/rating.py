@@ -93,7 +93,8 @@ def _known(name: str | None) -> list[KnownAnswer]:
 
 def _self_words(run: Run) -> tuple[str, ...]:
     said = run.study.rate.self_identification
-    sources = [one.source for one in (run.study.teacher, *run.study.student) if one.source]
+    given = [run.study.teacher.source, *(student.source for student in run.study.student)]
+    sources = [source for source in given if source]
     return self_words([*run.study.arms, *sources]) if said is None else said
 
 

@@ -75,11 +75,29 @@ def session(plan: Plan, earlier: Sequence[Sequence[Page]], slot: int) -> list[Pa
     the same `earlier` and slot would get the same session.
     """
     generator = rng(plan.seed, "session", slot, sum(len(pages) for pages in earlier))
-    shape = {"count": plan.per_rater, "most": plan.ratings_per_cell, "side": plan.side, "seed": plan.seed}
     if plan.crossing == "within":
-        rated = within(plan.scenarios, plan.arms, earlier, generator=generator, **shape)
+        rated = within(
+            plan.scenarios,
+            plan.arms,
+            earlier,
+            count=plan.per_rater,
+            most=plan.ratings_per_cell,
+            side=plan.side,
+            seed=plan.seed,
+            generator=generator,
+        )
     else:
-        rated = between(plan.scenarios, plan.arms, earlier, slot=slot, generator=generator, **shape)
+        rated = between(
+            plan.scenarios,
+            plan.arms,
+            earlier,
+            count=plan.per_rater,
+            most=plan.ratings_per_cell,
+            side=plan.side,
+            slot=slot,
+            seed=plan.seed,
+            generator=generator,
+        )
     if not rated:
         return []
     return weave(

@@ -121,6 +121,7 @@ def _pages(
     found: dict[str, list[Page]] = {}
     for scenario in dealt:
         mode = scenarios[scenario]
+        parts: list[tuple[str, ...]]
         if mode != "side-by-side":
             parts = [(arm,) for arm in rows[scenario]]
         elif len(arms) <= side:

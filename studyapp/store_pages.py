@@ -5,7 +5,7 @@ Looking at a page is a write as well: it starts the clock, and renews the rater'
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class Chat:
         """A number that grows with everything that is stored of the chat."""
         told = sum(turn["attempt"] for turn in self.turns if turn["role"] == "user")
         heard = sum(turn["failed"] + (turn["finish"] is not None) for turn in self.turns if turn["role"] == "assistant")
-        return told + heard + (self.ended_by is not None)
+        return int(told + heard + (self.ended_by is not None))
 
 
 def look(path: Path, rater: int, position: int | None = None) -> View:
@@ -97,14 +97,14 @@ def view(db: Database, rater: int, position: int | None = None) -> View:
     first = first_open(pages)
     done, total, last = sum(pages.values()), len(pages), max(pages, default=0)
     touch(db, rater, at, facts["lease_minutes"])
-    counts = {"done": done, "total": total, "released": _released(db, rater)}
+    here = View("end", done, total, item=None, position=last + 1, released=_released(db, rater))
     position = first if position is None else position
     if position is None or (position > last and first is None):
-        return _end(db, rater, facts, counts, last + 1)
+        return _end(db, rater, facts, here)
     if position not in pages or (first is not None and position > first):
         raise RefusedError("gone", f"item {position} is not yours to rate now", hint="reload the page")
     if facts["state"] != "open":
-        return View(facts["state"], item=None, position=position, **counts)
+        return replace(here, state=facts["state"], position=position)
     # a live chat shows itself anew with every answer: its clock goes on until it is rated
     db.conn.execute(
         "UPDATE assignment SET opened_at = coalesce(opened_at, :at),"
@@ -113,7 +113,8 @@ def view(db: Database, rater: int, position: int | None = None) -> View:
         {"at": at, "rater": rater, "position": position},
     )
     before = any(page < position for page in pages)
-    return View("item", item=item(rows(db, rater, position), db), position=position, can_go_back=before, **counts)
+    shown = item(rows(db, rater, position), db)
+    return replace(here, state="item", item=shown, position=position, can_go_back=before)
 
 
 def rows(db: Database, rater: int, position: int) -> list[dict[str, Any]]:
@@ -228,19 +229,17 @@ def touch(db: Database, rater: int, at: str, lease_minutes: float) -> None:
     )
 
 
-def _end(db: Database, rater: int, facts: Mapping[str, Any], counts: Mapping[str, int], position: int) -> View:
+def _end(db: Database, rater: int, facts: Mapping[str, Any], here: View) -> View:
     """What comes behind the last page: the questions, then thanks and, for all of it, the completion code."""
     own = one(db, "SELECT questions_at FROM rater WHERE id = ?", [rater])
-    back = counts["total"] > 0
     asked = pairs(db, rater) if facts["questions"] and own and own["questions_at"] is None else ()
     if asked and facts["state"] == "paused":
-        return View("paused", item=None, position=position, **counts)
+        return replace(here, state="paused")
+    here = replace(here, can_go_back=here.total > 0 and facts["state"] == "open")
     if asked and facts["state"] == "open":
-        return View("questions", item=None, pairs=asked, can_go_back=back, position=position, **counts)
-    whole = counts["done"] > 0 and not counts["released"]
-    completion = facts["completion_url"] or facts["completion_code"] if whole else None
-    back = back and facts["state"] == "open"
-    return View("end", item=None, completion=completion, can_go_back=back, position=position, **counts)
+        return replace(here, state="questions", pairs=asked)
+    whole = here.done > 0 and not here.released
+    return replace(here, completion=facts["completion_url"] or facts["completion_code"] if whole else None)
 
 
 def _released(db: Database, rater: int) -> int:

@@ -70,7 +70,7 @@ def create(
     check_study(mode, modes, crossing, said, scenarios, arm_keys, chats, [*training, *checks])
     keys = sorted(arm_keys)
     parts = [mode, seed, [scenario.model_dump() for scenario in scenarios], keys, chats]
-    design = {"crossing": crossing} if crossing != "within" else {}
+    design: dict[str, Any] = {"crossing": crossing} if crossing != "within" else {}
     design |= {"side": side} if beside else {}
     extras = [{"kind": kind, **one.model_dump()} for kind, own in _kinds(training, checks) for one in own]
     content = digest([*parts, *([design] if design else []), *([extras] if extras else [])])
