@@ -78,6 +78,8 @@ def combine(cells: Cells, marks: Marks, *, shift: float = 0.0, level: float = 0.
     n_s, n_u = cells.n_scenarios, len(marks.others)
     if n_s < LEAST:
         raise CannotCombineError("few_rated", f"people rated {n_s} scenarios; at least {LEAST} are needed")
+    if not n_u:
+        raise CannotCombineError("few_others", "people rated every scenario that was judged: nothing is left to add")
     if n_u < LEAST:
         raise CannotCombineError("few_others", f"the judge alone rated {n_u} scenarios; at least {LEAST} are needed")
     if cells.n_raters < 2:
