@@ -33,26 +33,36 @@ def _table(kind: str, tidy: Tidy) -> "pa.Table":
     n = len(tidy.rater)
     nothing = np.full(n, np.nan)
 
-    def labels(codes: Ints, names: Sequence[str]) -> Any:
-        known = pa.array([name or None for name in names], pa.string())
-        return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), known).cast(pa.string())
+    # all from buffers, since pa.array imports pandas first, which takes as long as the rest of a small report
+    def texts(names: Sequence[str]) -> Any:
+        coded = [name.encode() for name in names]
+        ends = np.cumsum([0, *map(len, coded)]).astype(np.int32)
+        there = np.packbits(np.array([bool(name) for name in names], dtype=np.bool_), bitorder="little")
+        return pa.StringArray.from_buffers(len(coded), *map(pa.py_buffer, (ends, b"".join(coded), there)))
 
-    def numbers(values: Floats, kind: Any) -> Any:
-        return pa.array(values, from_pandas=True).cast(kind)  # NaN becomes null
+    def labels(codes: Ints, names: Sequence[str]) -> Any:
+        known = texts(names)
+        places = pa.Array.from_buffers(pa.int32(), n, [None, pa.py_buffer(codes.astype(np.int32))])
+        return pa.DictionaryArray.from_arrays(places, known).cast(pa.string())
+
+    def numbers(values: Floats, kind: Any, dtype: type[np.generic]) -> Any:
+        there = ~np.isnan(values)
+        bits = pa.py_buffer(np.packbits(there, bitorder="little"))
+        return pa.Array.from_buffers(kind, n, [bits, pa.py_buffer(np.where(there, values, 0).astype(dtype))])
 
     columns = {
         "kind": labels(np.zeros(n, dtype=np.int64), [kind]),
         "rater": labels(tidy.rater, tidy.raters),
         "scenario": labels(tidy.scenario, tidy.scenarios),
-        "category": labels(tidy.scenario, tidy.category),
+        "category": labels(tidy.scenario, tidy.category),  # one label a scenario
         "mode": labels(tidy.mode, tidy.modes),
         "language": labels(tidy.language, tidy.languages),
         "arm": labels(tidy.arm, tidy.arms),
-        "position": numbers(tidy.position, pa.int32()),
-        "place": numbers(tidy.place, pa.int16()),
-        **{name: numbers(tidy.values.get(name, nothing), pa.int16()) for name in MEASURES},
-        "seconds": numbers(tidy.seconds, pa.float64()),
-        "created_at": pa.array([one or None for one in tidy.time] or [None] * n, pa.string()),
+        "position": numbers(tidy.position, pa.int32(), np.int32),
+        "place": numbers(tidy.place, pa.int16(), np.int16),
+        **{name: numbers(tidy.values.get(name, nothing), pa.int16(), np.int16) for name in MEASURES},
+        "seconds": numbers(tidy.seconds, pa.float64(), np.float64),
+        "created_at": texts(tidy.time or ("",) * n),
     }
     return pa.table({name: columns[name] for name in COLUMNS})
 
