@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -84,16 +85,22 @@ def _together(
     parallel: int,
     stop: threading.Event,
 ) -> Iterator[tuple[int, Answered]]:
-    def guarded(index: int) -> Answered | None:
-        return None if stop.is_set() else one(conversations[index], stop)
-
+    """As many requests at once as `parallel`; the next is sent only when an earlier reply has been taken and stored."""
     with ThreadPoolExecutor(parallel) as pool:
-        futures: dict[Future[Answered | None], int] = {pool.submit(guarded, index): index for index in waiting}
+        rest = iter(waiting)
+        futures: dict[Future[Answered], int] = {}
+
+        def send(count: int) -> None:
+            for index in islice(rest, count):
+                futures[pool.submit(one, conversations[index], stop)] = index
+
         try:
-            for future in as_completed(futures):
-                answered = future.result()
-                if answered is not None:
-                    yield futures[future], answered
+            send(parallel)
+            while futures:
+                done = next(as_completed(futures))
+                index, answered = futures.pop(done), done.result()
+                yield index, answered
+                send(1)
         finally:
             # After an error, Ctrl-C, or a reader who has had enough, nothing more is sent.
             stop.set()

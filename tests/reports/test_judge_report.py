@@ -279,3 +279,22 @@ def test_the_same_input_gives_the_same_numbers(tmp_path: Path) -> None:
     judging = judged(tmp_path, good, '[judge]\nmodes = ["single", "pairwise"]\n', count=6)
     one, other = (json.dumps(judge_blocks(judging, people(6), ARMS, seed=5), sort_keys=True) for _ in "ab")
     assert one == other
+
+
+def test_the_report_of_a_run_shows_its_judges_in_a_section_of_their_own(tmp_path: Path) -> None:
+    from reports.render import make
+
+    with judging_server(good) as server:
+        table = '[judge]\nmodes = ["single", "pairwise"]\n'
+        run = make_run(tmp_path, table + by_server(server.url, more="price_in = 10.0\nprice_out = 20.0"), count=6)
+        judge_all(run, prepare(run))
+    paths = make(run.dir.root, rate_command="viva rate")
+    found = json.loads(paths.json.read_text())["judges"]
+    counted = found["judges"][0]
+    assert counted["cost"] == pytest.approx((counted["tokens_in"] * 10 + counted["tokens_out"] * 20) / 1e6)
+    assert found["single"][0]["fraction"]["distilled"]["satisfaction"]["judge_only"] is True
+    for path in (paths.html, paths.md):
+        text = path.read_text()
+        assert "Model judges" in text
+        assert "Comparisons in pairs" in text
+    assert "No person has rated yet" in paths.md.read_text()
