@@ -181,7 +181,7 @@ class _Model:
                         break
                     scale /= 2
                 z, parts = moved, after
-                if np.abs(scale * step).max() < 1e-5:  # the error after a step is of the order of its square
+                if np.abs(scale * step).max() < 1e-4:  # the error after a step is of the order of its square
                     factor, failed = lapack.dpotrf(self._hessian(parts.weight, sd_G), lower=1)
                     if failed:
                         break
@@ -218,7 +218,8 @@ class _Model:
     def _gradient(self, parts: "_Parts", factor: Floats, sd_G: Floats) -> Floats:
         """Gradient of the log likelihood: the direct part, and that through the determinant and the mode."""
         inverse, _ = lapack.dpotri(factor, lower=1)
-        inverse = np.tril(inverse) + np.tril(inverse, -1).T
+        inverse = inverse + inverse.T  # the upper triangle was empty
+        np.fill_diagonal(inverse, inverse.diagonal() / 2)
         scaled = inverse[self.columns_NG[:, :, None], self.columns_NG[:, None, :]] * sd_G  # [N, G, G]
         spread_NG = scaled.sum(axis=2)  # the covariance of z_g with the row's whole random part
         leverage = spread_NG @ sd_G  # variance of the row's random part
