@@ -148,3 +148,11 @@ def _release(db: Database, scenarios: set[str | None], most: int, at: str) -> No
             release(db, rater, scenario, "lease", at)
             for arm in arms:
                 cells[scenario, arm].discard(rater)
+    # checks without anything between them are no checks, and nobody should have to come back for them
+    db.conn.execute(
+        "UPDATE assignment SET released_at = :at, released_why = 'lease' WHERE done_at IS NULL AND released_at IS NULL"
+        " AND kind <> 'rated' AND leased_until <= :at AND NOT EXISTS (SELECT 1 FROM assignment AS item"
+        " WHERE item.rater = assignment.rater AND item.kind = 'rated' AND item.done_at IS NULL"
+        " AND item.released_at IS NULL) AND rater IN (SELECT value FROM json_each(:raters))",
+        {"at": at, "raters": json.dumps(sorted({rater for rater, _ in visits}))},
+    )

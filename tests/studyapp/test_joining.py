@@ -211,6 +211,18 @@ def test_a_rater_who_comes_back_too_late_is_told_and_gets_no_code(tight):
     assert rate_all(tight, late).state == "end"
 
 
+def test_what_is_left_without_items_is_given_back_too(tmp_path):
+    """Nobody is called back for practice, checks or repeats alone."""
+    path = tmp_path / "study.db"
+    make(path, ratings_per_cell=1, items=scenarios(3), training=[known(1)], checks=[known(2), known(3)], repeats=2)
+    late = newcomer(path)
+    rate_all(path, late, most=2)  # practice, and one item
+    expire(path, late)
+    rate_all(path)
+    view = session.current(path, late)
+    assert (view.state, view.done, view.total) == ("end", 2, 2)
+
+
 def test_a_rater_who_comes_back_before_that_goes_on_and_holds_the_items_again(tight):
     slow = newcomer(tight)
     rate_all(tight, slow, most=1)
