@@ -36,6 +36,11 @@ class JudgeBy(Table):
     body: Body = Field(default_factory=Body, description="more fields of each request to the endpoint")
     parallel: int | None = Field(None, ge=1, le=256, description="endpoint: requests at once; default 4")
     seconds: float = Field(SECONDS, gt=0, description="endpoint: longest wait for one reply")
+    form: Literal["free", "forced"] | None = Field(
+        None,
+        description="a model that runs here. free (default): it writes the whole reply; forced: it writes the reason, "
+        "and each mark is its likeliest one, so that small models can be read too",
+    )
     batch: int | None = Field(None, ge=1, description="a model that runs here: replies written at once; default 8")
     price_in: float | None = Field(None, ge=0, description="price of a million tokens read")
     price_out: float | None = Field(None, ge=0, description="price of a million tokens written")
@@ -50,7 +55,7 @@ class JudgeBy(Table):
             raise ValueError(f"judge {self.name!r}: name its model at the endpoint with model")
         idle = self._idle()
         if idle:
-            belongs = "batch belongs to a model that runs here" if self.endpoint else "it belongs to an endpoint"
+            belongs = f"it belongs to {'a model that runs here' if self.endpoint else 'an endpoint'}"
             raise ValueError(f"judge {self.name!r}: {idle[0]} does nothing here; {belongs}")
         if (self.price_in is None) != (self.price_out is None):
             raise ValueError(f"judge {self.name!r}: give both price_in and price_out")
@@ -59,7 +64,7 @@ class JudgeBy(Table):
     def _idle(self) -> list[str]:
         """Settings that would do nothing with this kind of judge."""
         if self.endpoint is not None:
-            return [name for name in ("batch", "sha256") if getattr(self, name) is not None]
+            return [name for name in ("batch", "form", "sha256") if getattr(self, name) is not None]
         names = [
             name
             for name in ("model", "key_variable", "parallel", "price_in", "price_out")

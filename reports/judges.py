@@ -28,6 +28,8 @@ TEXTS = {
     "judge_unanswered": "{judge} ({mode}): {unanswered:,} items have no verdict, so the rest may not stand for all. "
     "viva judge --again asks for them once more.",
     "judge_unsure": "{judge}: its marks hardly follow the people's (Spearman {estimate:.2f}, {n:,} answers).",
+    "judge_constant": "{judge}: it gave every answer the same mark ({mark}), so it tells nothing apart, and a fraction "
+    "of 100 % by it means nothing.",
     "judge_unchecked": "{judge}: no person has rated what it judged, so nothing is known about its worth here.",
     "judge_position": "{judge}: the place of an answer decides: it prefers the {place} one in {share:.0%} more of its "
     "verdicts ({low:.0%} to {high:.0%}). Outcomes here count a win only where both orders agree.",
@@ -204,10 +206,13 @@ def _warnings(
 
 def _about_single(block: dict[str, Any], people: Tidy | None) -> list[dict[str, Any]]:
     judge, bias = block["judge"], block["bias"]
+    counts = np.sum([one["satisfaction"]["counts"] for one in block["arms"].values()], axis=0)
+    said = []
+    if np.count_nonzero(counts) == 1:
+        said.append(_said("judge_constant", judge=judge, mark=int(np.flatnonzero(counts)[0]) + 1))
     beside_people = block["people"].get("satisfaction")
     if beside_people is None:
-        return [_said("judge_unchecked", judge=judge)] if people is not None else []
-    said = []
+        return [*said, _said("judge_unchecked", judge=judge)] if people is not None else said
     rho = beside_people["ranks"]["spearman"]
     if rho["estimate"] is not None and rho["estimate"] < WEAK:
         said.append(_said("judge_unsure", judge=judge, **rho))

@@ -10,13 +10,14 @@ from harness.judging.asking import Answered, Ask, Conversation
 from harness.progress import Report, quiet
 
 
-def ask_local(by: JudgeBy, directory: Path, progress: Report = quiet) -> Ask:
-    """How to ask the model in a directory. A request that does not fit its window is not asked ('too_long').
+def ask_local(by: JudgeBy, mode: str, directory: Path, progress: Report = quiet) -> Ask:
+    """How to ask the model in a directory, in a mode. A request that does not fit its window is not asked ('too_long').
 
     `progress` is called within a batch with (0, 0, note): on a slow machine one takes minutes. Raises SourceError for a
     model that cannot be loaded.
     """
     from harness.chat import Sampling, write_answers
+    from harness.judging.forced import answer_forced
     from harness.models.chat_format import encode_prompt
     from harness.models.load import load_model
     from harness.tune import keep_big_blocks
@@ -39,6 +40,12 @@ def ask_local(by: JudgeBy, directory: Path, progress: Report = quiet) -> Ask:
         fits.sort(key=lambda index: lengths[index])  # neighbours of similar length waste little padding
         for first in range(0, len(fits), size):
             batch = fits[first : first + size]
+            if by.form == "forced":
+                progress(0, 0, f"{by.name}: {first:,} of {len(fits):,} in this round")
+                yield from zip(
+                    batch, answer_forced(loaded, mode, [conversations[i] for i in batch], sampling), strict=True
+                )
+                continue
             begun = time.monotonic()
 
             def shown(step: int, written: int) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 ATTEMPTS = 6  # for one request: waits of 1, 2, 4, 8, 16 times PAUSE between them, or what the server asks for
 PAUSE = 1.0  # seconds
 LONGEST_PAUSE = 60.0
+REFUSALS = 3  # requests refused before any is answered, after which it is the judge's settings and not the request
 
 
 def host_of(endpoint: str) -> str:
@@ -48,7 +49,7 @@ def ask_server(by: JudgeBy, client: "httpx.Client") -> Ask:
     """How to ask this judge. A request that fails by the network, by 429 or 5xx is sent again, with longer waits.
 
     A single request that the server refuses (status 400, 413 or 422: too long, or filtered) is a reply without marks.
-    Raises RunError when the very first one is refused, for any other refusal, and when a server stays away.
+    Raises RunError when the first three are refused, for any other refusal, and when a server stays away.
     """
     extra = dict(by.body.model_extra or {})
     limit = {} if "max_completion_tokens" in extra else {"max_tokens": by.max_tokens}
@@ -64,15 +65,21 @@ def ask_server(by: JudgeBy, client: "httpx.Client") -> Ask:
 
     def ask(conversations: Sequence[Conversation]) -> Iterator[tuple[int, Answered]]:
         waiting, stop = list(range(len(conversations))), threading.Event()
-        if waiting and not state["served"]:
-            # Alone, before many are under way: a wrong key or model should cost one request.
-            first = one(conversations[waiting[0]], stop)
-            if first.problem == "refused":
+        # One by one, before many are under way: a wrong key, model or body should cost few requests.
+        refused: list[tuple[int, Answered]] = []
+        while waiting and not state["served"]:
+            index = waiting.pop(0)
+            answered = one(conversations[index], stop)
+            if answered.problem != "refused":
+                state["served"] = True
+                yield from refused
+                yield index, answered
+                continue
+            refused.append((index, answered))
+            if len(refused) == REFUSALS or not waiting:
                 raise RunError(
-                    f"the judge {by.name!r} refuses: {first.text}", hint="check model and body in [[judge.by]]"
+                    f"the judge {by.name!r} refuses: {answered.text}", hint="check model and body in [[judge.by]]"
                 )
-            state["served"] = True
-            yield waiting.pop(0), first
         yield from _together(one, conversations, waiting, by.parallel or DEFAULT_PARALLEL, stop)
 
     return ask

@@ -105,6 +105,8 @@ def _judge(run: "Run", by: JudgeBy, mode: Any, own: str | None) -> Any:
     if by.endpoint is not None:
         settings |= {"body": dict(by.body.model_extra or {})}
         return Judge(by.name, mode, str(by.model), host_of(by.endpoint), rubric.version(own), settings)
+    if by.form == "forced":
+        settings["form"] = by.form
     if by.arm is not None:
         return Judge(by.name, mode, "an arm of the study", "", rubric.version(own), settings)
     return Judge(by.name, mode, str(by.source), "", rubric.version(own), settings)
@@ -156,7 +158,7 @@ def _sit(
     if todo:
         rater = store_judge.enter(run.dir.db, sitting.judge)
         left = {item: sitting.left(item, attempts, again) for item in todo}
-        with _opened(run, sitting.by, progress) as ask:
+        with _opened(run, sitting, progress) as ask:
             while todo:
                 talks = [_conversation(judging, sitting, item, said.get(item, [])) for item in todo]
                 for index, answered in ask(talks):
@@ -172,8 +174,9 @@ def _sit(
 
 
 @contextlib.contextmanager
-def _opened(run: "Run", by: JudgeBy, progress: Any) -> Iterator[Ask]:
+def _opened(run: "Run", sitting: plan.Sitting, progress: Any) -> Iterator[Ask]:
     """The judge, ready to be asked."""
+    by = sitting.by
     if by.endpoint is not None:
         with open_server(by) as client:
             yield ask_server(by, client)
@@ -186,7 +189,7 @@ def _opened(run: "Run", by: JudgeBy, progress: Any) -> Iterator[Ask]:
         from harness.models.sources import resolve_model
 
         directory = resolve_model(str(by.source), Path.cwd(), by.sha256)
-    yield ask_local(by, directory, progress)
+    yield ask_local(by, sitting.judge.mode, directory, progress)
 
 
 def _conversation(judging: Judging, sitting: plan.Sitting, item: "Item", said: Sequence["Reply"]) -> Conversation:

@@ -126,10 +126,10 @@ def test_a_server_that_stays_away_or_refuses_all_is_an_error_and_what_came_is_ke
         with pytest.raises(RunError, match="did not answer in 6 attempts"):
             judge_all(run, prepare(run))
         assert len(rows(run.dir.db, "SELECT 1 FROM tidy_ratings")) == 2
-        server.faults = [401]
+        server.faults = [400, 401]
         with pytest.raises(RunError, match="status 401"):
             judge_all(run, prepare(run))
-        server.faults = [400]
+        server.faults = [400, 422, 400]
         with pytest.raises(RunError, match="refuses: status 400"):
             judge_all(run, prepare(run))
         assert "6 of 6 verdicts" in judge_all(run, prepare(run))
@@ -248,6 +248,10 @@ def test_more_fields_of_the_body_are_sent(tmp_path: Path) -> None:
         ('[[judge.by]]\nname = "x"\nendpoint = "http://h/v1"', "name its model"),
         ('[[judge.by]]\nname = "x"\narm = "teacher"\nparallel = 3', "parallel does nothing"),
         ('[[judge.by]]\nname = "x"\narm = "teacher"\nbody = { top_k = 1 }', "body does nothing"),
+        (
+            by_server("http://h/v1", more='form = "forced"'),
+            "form does nothing here; it belongs to a model that runs here",
+        ),
         ('[[judge.by]]\nname = "x"\narm = "nobody"', "an arm 'nobody'"),
         (by_server("http://h/v1") + by_server("http://h/v1"), "two judges are called 'strict'"),
         (by_server("http://h/v1", more="price_in = 1.0"), "give both price_in and price_out"),

@@ -65,7 +65,7 @@ def test_an_arm_can_judge_and_its_name_stays_out_of_the_database(tmp_path: Path,
 def test_the_same_request_gets_the_same_reply_whatever_stands_beside_it(model: Path) -> None:
     by = JudgeBy(name="tiny", source=str(model), max_tokens=16, batch=2)
     chats = [(Message(role="user", content=f"Count to {number}."),) for number in (3, 12, 7)]
-    ask = ask_local(by, model)
+    ask = ask_local(by, "single", model)
     together = dict(ask(chats))
     assert sorted(together) == [0, 1, 2]
     for index, chat in enumerate(chats):
@@ -78,7 +78,41 @@ def test_the_same_request_gets_the_same_reply_whatever_stands_beside_it(model: P
 def test_a_request_beyond_the_window_is_not_asked(model: Path) -> None:
     by = JudgeBy(name="tiny", source=str(model), max_tokens=16)
     long = (Message(role="user", content="x" * 9000),)
-    found = dict(ask_local(by, model)([long, (Message(role="user", content="Hello."),)]))
+    found = dict(ask_local(by, "single", model)([long, (Message(role="user", content="Hello."),)]))
     assert found[0].problem == "too_long"
     assert "window is 8192" in found[0].text
     assert found[1].problem is None
+
+
+def test_a_judge_held_to_the_form_can_always_be_read(tmp_path: Path, model: Path) -> None:
+    judges = (
+        f'[judge]\nmodes = ["single", "pairwise"]\n[[judge.by]]\nname = "tiny"\nsource = "{model}"\n'
+        'max_tokens = 16\nform = "forced"\n'
+    )
+    run = make_run(tmp_path, judges, count=2)
+    said = judge_all(run, prepare(run))
+    assert "single: 6 of 6 verdicts, 0 of 6 replies unreadable" in said
+    assert "pairwise: 8 of 8 verdicts, 0 of 8 replies unreadable" in said
+    assert rows(run.dir.db, "SELECT count(*) FROM tidy_ratings") == [(6,)]
+    assert "forced" in rows(run.dir.db, "SELECT settings FROM judge")[0][0]
+    for winner, first, second in rows(run.dir.db, "SELECT winner, score_first, score_second FROM tidy_verdicts"
+                                                  " WHERE mode = 'pairwise'"):  # fmt: skip
+        assert winner == "tie" or (first >= second if winner == "first" else second >= first)
+
+
+def test_a_forced_mark_is_the_likeliest_of_those_allowed(model: Path) -> None:
+    import torch
+
+    from harness.judging.forced import MARKS, likeliest
+    from harness.models.load import load_model
+
+    loaded = load_model(model)
+    prompt = loaded.tokenizer("How", add_special_tokens=False)["input_ids"]
+    whole = loaded.tokenizer("How many? ", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        logits_V = loaded.model(torch.tensor([whole])).logits[0, -1]
+    by_hand = max(MARKS, key=lambda mark: float(logits_V[loaded.tokenizer(mark)["input_ids"][0]]))
+    assert likeliest(loaded, prompt, " many? ", MARKS) == by_hand
+    others = tuple(mark for mark in MARKS if mark != by_hand)
+    assert likeliest(loaded, prompt, " many? ", others) in others
+    assert likeliest(loaded, prompt, " many? ", ("tie",)) == "tie"

@@ -298,3 +298,14 @@ def test_the_report_of_a_run_shows_its_judges_in_a_section_of_their_own(tmp_path
         assert "Model judges" in text
         assert "Comparisons in pairs" in text
     assert "No person has rated yet" in paths.md.read_text()
+
+
+def test_a_judge_that_gives_one_mark_to_all_is_told_so() -> None:
+    marks = tuple(mark("m", s, arm, 1.0) for s in range(8) for arm in ARMS)
+    found = judge_blocks(Judging(facts("m"), marks, combine=True), people(8), ARMS)
+    json.dumps(found, allow_nan=False)
+    assert block_of(found, "m")["fraction"]["distilled"]["satisfaction"]["estimate"] == 1.0
+    assert codes(found) == ["judge_only", "judge_constant"]
+    assert "the same mark (1)" in found["warnings"][-1]["text"]
+    assert found["combined"]["texts"]["fixed"]["distilled"]["satisfaction"]["reason"]
+    assert "100 % by it means nothing" in "\n".join(lines(found))
