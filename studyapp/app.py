@@ -8,7 +8,8 @@ more of an arm than its code and its text.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import gradio as gr
@@ -20,6 +21,9 @@ from studyapp.screens import NONE, ProblemError, Reader, Screens, Values
 from studyapp.texts import Texts, texts
 
 log = logging.getLogger("studyapp")
+
+# Few threads: SQLite lets one write at a time, and the more stand in line for it, the more they cost one another.
+_desks = ThreadPoolExecutor(max_workers=4, thread_name_prefix="desk")
 
 MAX_STREAMS = 500
 """Answers that Gradio shows at once; its own default of 40 would make the 41st rater wait for another's answer."""
@@ -65,27 +69,29 @@ def _tie(demo: gr.Blocks, layout: Layout, screens: Screens, t: Texts) -> None:
     quiet |= {"preprocess": False, "postprocess": False}
     whole: Any = {"outputs": layout.of(layout.filled), **quiet}
 
-    def show(request: gr.Request) -> list[Any]:
-        return _answer(layout.filled, request, lambda reader: screens.show(reader, _asked_for(request)))
+    async def show(request: gr.Request) -> list[Any]:
+        return await _answer(layout.filled, request, lambda reader: screens.show(reader, _asked_for(request)))
 
     def speak(request: gr.Request) -> list[Any]:
         spoken = _reader(request).t
         said = labels(spoken, panels=layout.panels, live=layout.live)
         return [gr.update(**said[name]) if spoken.code != t.code else gr.skip() for name in worded]
 
-    def save(request: gr.Request, place: Any, *given: Any) -> list[Any]:
+    async def save(request: gr.Request, place: Any, *given: Any) -> list[Any]:
         marks = [given[start : start + 3] for start in range(0, 3 * layout.panels, 3)]
         preferred = given[-1] if layout.panels > 1 else None
-        return _answer(layout.filled, request, lambda reader: screens.save(reader, place, marks, preferred))
+        return await _answer(layout.filled, request, lambda reader: screens.save(reader, place, marks, preferred))
 
-    def back(place: Any, request: gr.Request) -> list[Any]:
-        return _answer(layout.filled, request, lambda reader: screens.back(reader, place))
+    async def back(place: Any, request: gr.Request) -> list[Any]:
+        return await _answer(layout.filled, request, lambda reader: screens.back(reader, place))
 
-    def onward(place: Any, request: gr.Request) -> list[Any]:
-        return _answer(layout.filled, request, lambda reader: screens.onward(reader, place))
+    async def onward(place: Any, request: gr.Request) -> list[Any]:
+        return await _answer(layout.filled, request, lambda reader: screens.onward(reader, place))
 
-    def report(text: Any, place: Any, request: gr.Request) -> list[Any]:
-        return _answer(["problem", "thanks"], request, lambda reader: screens.report(reader, place, text), "thanks")
+    async def report(text: Any, place: Any, request: gr.Request) -> list[Any]:
+        return await _answer(
+            ["problem", "thanks"], request, lambda reader: screens.report(reader, place, text), "thanks"
+        )
 
     worded = list(labels(t, panels=layout.panels, live=layout.live))
     opened = demo.load(show, None, **whole)
@@ -117,11 +123,11 @@ def _tie_live(layout: Layout, screens: Screens, opened: Any, quiet: Any) -> None
         except ProblemError:
             return
 
-    def settle(place: Any, request: gr.Request) -> list[Any]:
-        return _answer(settled_parts, request, lambda reader: screens.settled(reader, place))
+    async def settle(place: Any, request: gr.Request) -> list[Any]:
+        return await _answer(settled_parts, request, lambda reader: screens.settled(reader, place))
 
-    def finish(place: Any, request: gr.Request) -> list[Any]:
-        return _answer(layout.filled, request, lambda reader: screens.finish(reader, place))
+    async def finish(place: Any, request: gr.Request) -> list[Any]:
+        return await _answer(layout.filled, request, lambda reader: screens.finish(reader, place))
 
     stream: Any = {**quiet, "queue": True, "concurrency_limit": None}
     sent = part["send"].click(send, [part["say"], part["place"]], layout.of(said), **quiet)
@@ -132,29 +138,29 @@ def _tie_live(layout: Layout, screens: Screens, opened: Any, quiet: Any) -> None
         streamed.then(settle, part["place"], layout.of(settled_parts), **quiet)
 
 
-def _answer(names: list[str], request: gr.Request, act: Callable[[Reader], Values], note: str = "note") -> list[Any]:
+async def _answer(
+    names: list[str], request: gr.Request, act: Callable[[Reader], Values], note: str = "note"
+) -> list[Any]:
     """What an action gives for the parts in `names`; if it does not come off, only the note changes."""
+
+    async def acting(reader: Reader) -> Values:
+        return await asyncio.get_running_loop().run_in_executor(_desks, act, reader)
+
+    return await _answer_live(names, request, acting, note)
+
+
+async def _answer_live(
+    names: list[str], request: gr.Request, act: Callable[[Reader], Awaitable[Values]], note: str = "note"
+) -> list[Any]:
     reader = _reader(request)
     try:
-        return _fill(names, act(reader), reader.t)
+        return _fill(names, await act(reader), reader.t)
     except ProblemError as problem:
         said = str(problem)
     except Exception:
         log.exception("a rater's request failed")
         said = reader.t("note.failed")
     return _fill(names, {note: views.note(said)}, reader.t)
-
-
-async def _answer_live(names: list[str], request: gr.Request, act: Callable[[Reader], Any]) -> list[Any]:
-    reader = _reader(request)
-    try:
-        values = await act(reader)
-    except ProblemError as problem:
-        values = {"note": views.note(str(problem))}
-    except Exception:
-        log.exception("a rater's message failed")
-        values = {"note": views.note(reader.t("note.failed"))}
-    return await asyncio.to_thread(_fill, names, values, reader.t)
 
 
 def _fill(names: list[str], values: Values, t: Texts) -> list[Any]:

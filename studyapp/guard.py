@@ -17,12 +17,14 @@ import asyncio
 import logging
 import re
 import secrets
+import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -55,6 +57,11 @@ RATERS_BELOW = ("/assets/", "/static/")
 TOKEN = re.compile(r"[\w-]{16,64}", re.ASCII)
 AT = re.compile(rb"at=[1-9][0-9]{0,3}")
 """The one parameter that the page takes: the item to begin with."""
+
+
+KNOWN_SECONDS = 10.0
+"""How long a cookie that was looked up need not be looked up again, unless its rater leaves."""
+MAX_KNOWN = 10_000
 
 
 class RefusedError(Exception):
@@ -93,6 +100,7 @@ class Guard:
         self.limits = limits
         self.calls = Calls(functions)
         self.listed = RATERS | (STREAMS if self.calls.any_queued else set())
+        self.known: OrderedDict[str, tuple[Rater, float]] = OrderedDict()  # cookie -> rater, until
         self.addresses = Addresses()
         self.posts, self.joins, self.misses = (Buckets(rate) for rate in (limits.posts, limits.joins, limits.misses))
 
@@ -104,7 +112,7 @@ class Guard:
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         reply = Reply(send, path, secrets.token_urlsafe(16))
         headers = Headers(scope=scope)
-        cookies = _cookies(headers)
+        cookies = cookie_parser(headers.get("cookie", ""))
         try:
             await self._serve(scope, receive, reply, path, headers, cookies)
         except RefusedError as refusal:
@@ -118,7 +126,7 @@ class Guard:
         self, scope: Scope, receive: Receive, send: Send, path: str, headers: Headers, cookies: Mapping[str, str]
     ) -> None:
         method, root = scope["method"], scope.get("root_path", "")
-        address = self.addresses.name((scope.get("client") or ("",))[0])
+        address = (scope.get("client") or ("",))[0]
         body = b""
         if method == "POST":
             if not _same_origin(headers):
@@ -130,7 +138,11 @@ class Guard:
         if self._open(method, path):
             if path.startswith(TOKENS):
                 send = self._counting_misses(send, address)
-            if method == "POST" and path.startswith("/join") and (wait := self.joins.take(address)):
+            if (
+                method == "POST"
+                and path.startswith("/join")
+                and (wait := self.joins.take(self.addresses.name(address)))
+            ):
                 raise RefusedError(429, wait)
         elif not (path == "/owner" or path.startswith("/owner/")):
             rater = await self._rater(cookies, address)
@@ -144,9 +156,12 @@ class Guard:
 
         state = {**scope.get("state", {}), "rater": rater, "language": self._language(cookies, rater)}
         scope = dict(scope, state=state)
-        if path == "/":  # to put the nonce in, the page has to come uncompressed
+        if path in ("/", CALL):  # the nonce goes into plain text; and to compress a call's answer takes longer than it
             scope["headers"] = [(key, value) for key, value in scope["headers"] if key != b"accept-encoding"]
         await self.app(scope, receive, send)
+        if rater is not None and method == "POST" and path in FORMS:  # who withdraws is gone at once
+            for token in [token for token, (other, _) in self.known.items() if other.id == rater.id]:
+                del self.known[token]
 
     def _open(self, method: str, path: str) -> bool:
         if (method, path) in OPEN:
@@ -154,13 +169,22 @@ class Guard:
         start = next((start for start in TOKENS if path.startswith(start)), None)
         return bool(start and method in ("GET", "POST") and TOKEN.fullmatch(path.removeprefix(start)))
 
-    async def _rater(self, cookies: Mapping[str, str], address: bytes) -> Rater | None:
+    async def _rater(self, cookies: Mapping[str, str], address: str) -> Rater | None:
         if not (token := cookies.get(self.cookie)):
             return None
+        rater, until = self.known.get(token, (None, 0.0))
+        if rater is not None and time.monotonic() < until:
+            return rater
         rater = await run_in_threadpool(self.who, token)
-        # looked up first: one who guesses must not lock out the raters who share an address with them
-        if rater is None and (wait := self.misses.take(address)):
-            raise RefusedError(429, wait)
+        if rater is None:
+            # looked up first: one who guesses must not lock out the raters who share an address with them
+            if wait := self.misses.take(self.addresses.name(address)):
+                raise RefusedError(429, wait)
+            return None
+        self.known[token] = (rater, time.monotonic() + KNOWN_SECONDS)
+        self.known.move_to_end(token)
+        while len(self.known) > MAX_KNOWN:
+            self.known.popitem(last=False)
         return rater
 
     async def _check(self, method: str, path: str, query: bytes, body: bytes, rater: Rater) -> None:
@@ -198,14 +222,14 @@ class Guard:
         headers = {"retry-after": str(refusal.wait)} if refusal.wait else None
         return PlainTextResponse(text, refusal.status, headers)
 
-    def _counting_misses(self, send: Send, address: bytes) -> Send:
+    def _counting_misses(self, send: Send, address: str) -> Send:
         """Refuses who has tried too many tokens; else counts this one, if there turns out to be nothing behind it."""
-        if wait := self.misses.take(address, cost=0):
+        if wait := self.misses.take(self.addresses.name(address), cost=0):
             raise RefusedError(429, wait)
 
         async def counting(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] == 404:
-                self.misses.take(address)
+                self.misses.take(self.addresses.name(address))
             await send(message)
 
         return counting
@@ -229,13 +253,6 @@ class Guard:
                         return bytes(body)
         except TimeoutError:
             raise RefusedError(408) from None
-
-
-def _cookies(headers: Headers) -> Mapping[str, str]:
-    try:
-        return {name: morsel.value for name, morsel in SimpleCookie(headers.get("cookie", "")).items()}
-    except CookieError:
-        return {}
 
 
 def _same_origin(headers: Headers) -> bool:

@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 MONTHS_3 = 90 * 24 * 3600
 WAIT_SECONDS = 20
 
+PLAIN = frozenset(
+    {
+        *("healthz", "viva.js", "join", "continue", "language", "device", "leave", "withdraw", "withdrawn"),
+        *("questions", "end", "paused", "closed", "owner"),
+    }
+)
+"""How the paths of plain pages begin, the owner's among them; routes.py and dashboard.py have them in full."""
+
 PROLIFIC = {"person": "PROLIFIC_PID", "study": "STUDY_ID", "session": "SESSION_ID"}
 """The parameters that Prolific puts into its links, by what they are to us."""
 CROWD_ID = re.compile(r"[\w-]{1,64}", re.ASCII)

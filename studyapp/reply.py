@@ -12,6 +12,7 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
+FIXED = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 def policy(nonce: str) -> str:
@@ -61,5 +62,5 @@ class Reply:
         kept = [(key, value) for key, value in given if not key.startswith((b"access-control-", b"cache-control"))]
         named = self.path.startswith("/assets/")  # file names there hold a hash of the content
         cache = "private, max-age=31536000, immutable" if named else "no-store"
-        own = {**HEADERS, "content-security-policy": policy(self.nonce), "cache-control": cache}
-        return [*kept, *((key.encode(), value.encode()) for key, value in own.items())]
+        script = (b"content-security-policy", policy(self.nonce).encode())
+        return [*kept, *FIXED, script, (b"cache-control", cache.encode())]

@@ -19,12 +19,13 @@ from studyapp.broker import Broker
 from studyapp.db import connect
 from studyapp.limits import Limits
 from studyapp.listening import allow_many, listen
-from studyapp.pages import Pages
+from studyapp.pages import PLAIN, Pages
 from studyapp.records import Kind, Rater
 from studyapp.texts import texts
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+    import fastapi
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 GRACE_SECONDS = 5
 
@@ -72,6 +73,7 @@ def build(
     """The whole ASGI app of a study: FastAPI, Gradio mounted in it, and the guard around them."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"
+    import fastapi
     import gradio as gr
 
     from studyapp import app as page
@@ -89,14 +91,20 @@ def build(
         if broker is None:
             raise RatingError("this study has live chats, but no model server", hint="start it with viva rate")
         chats = Chats(db, broker, lambda: store.pace(db))
-    app = plain_app(pages)
-    app.include_router(dashboard.routes(db))
+    plain = plain_app(pages)
+    plain.include_router(dashboard.routes(db))
+    rating = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    async def name(request: "fastapi.Request") -> str | None:  # were it not async, it would cost a thread
+        rater = request.scope["state"].get("rater")
+        return rater.label if rater else None
+
     demo = page.build(Screens(db, facts.panels, chats), texts(facts.language))
     gr.mount_gradio_app(
-        app,
+        rating,
         demo,
         path="/",
-        auth_dependency=lambda request: rater.label if (rater := request.scope["state"].get("rater")) else None,
+        auth_dependency=name,
         root_path=root_path or None,
         theme=page.theme(),
         css_paths=[views.STATIC / "viva.css"],
@@ -118,7 +126,7 @@ def build(
         return f"/{where}" if where else None
 
     return Guard(
-        app,
+        Both(plain, rating),
         cookie=cookie,
         language=facts.language,
         who=lambda token: session.who(db, token),
@@ -126,6 +134,20 @@ def build(
         elsewhere=elsewhere,
         limits=limits or Limits(),
     )
+
+
+class Both:
+    """The plain pages and, for every other path, Gradio: a call need not be held against all plain pages' routes."""
+
+    def __init__(self, plain: "fastapi.FastAPI", rating: "fastapi.FastAPI") -> None:
+        self.plain, self.rating = plain, rating
+        self.routes = [*plain.routes, *rating.routes]
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        head = ""
+        if scope["type"] == "http":
+            head = scope["path"].removeprefix(scope.get("root_path", "")).split("/")[1]
+        await (self.plain if head in PLAIN else self.rating)(scope, receive, send)
 
 
 def _run(

@@ -19,7 +19,7 @@ QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
     *("--disable-sync", "--no-first-run"),
 )
-PATIENCE_MS = 90_000
+PATIENCE_MS = 120_000
 """How long to wait for the page on a slow and busy machine."""
 
 

@@ -31,7 +31,7 @@ sys.addaudithook(audit)
 order = json.loads(sys.argv[1])
 broker = Broker(order["address"], order["secret"]) if order["address"] else None
 serve(Path(order["db"]), port=order["port"], broker=broker, limits=Limits(**order["limits"]),
-      on_ready=lambda url: print(url, flush=True))
+      root_path=order["root_path"], on_ready=lambda url: print(url, flush=True))
 """
 
 ROUTES = """
@@ -74,10 +74,15 @@ class Served:
 
 @contextlib.contextmanager
 def serving(
-    db: Path, port: int = 0, *, models: "Models | None" = None, limits: dict[str, Any] | None = None
+    db: Path,
+    port: int = 0,
+    *,
+    models: "Models | None" = None,
+    limits: dict[str, Any] | None = None,
+    root_path: str = "",
 ) -> Iterator[Served]:
     """The real server over `db`, ready to answer; stopped at the end if it still runs."""
-    order = {"db": str(db), "port": port, "limits": limits or {}}
+    order = {"db": str(db), "port": port, "limits": limits or {}, "root_path": root_path}
     order |= {"address": models.address if models else "", "secret": models.secret if models else ""}
     with _running([sys.executable, "-c", SERVE, json.dumps(order)], db.parent) as (process, lines, first):
         yield Served(first, process, lines, db)
@@ -132,7 +137,7 @@ def _running(command: list[str], folder: Path) -> Iterator[tuple[subprocess.Pope
     reader = threading.Thread(target=read, args=[process.stdout], daemon=True)
     reader.start()
     try:
-        assert ready.wait(180), "the server did not start"
+        assert ready.wait(400), "the server did not start"
         urls = [line for line in lines if line.startswith("http")]
         assert urls, "\n".join(lines)
         yield process, lines, urls[0]

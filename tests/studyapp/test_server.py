@@ -145,3 +145,21 @@ def test_two_who_watch_one_answer_see_it_whole(tmp_path):
             chat = client.screen(client.show())["chat-1"]
             assert chat.count("It goes on for a while.") == 1
             assert "Another" not in chat
+
+
+def test_behind_a_proxy_that_strips_a_prefix(path):
+    with serving(path, root_path="/viva") as server:
+        assert server.url.endswith("/viva/")
+        with Client(server.url.removesuffix("viva/")) as rater:  # what the proxy passes on
+            assert rater.http.get("/").headers["location"] == "/viva/join"
+            assert 'action="/viva/join"' in rater.http.get("/join").text
+            joined = rater.join()
+            assert joined.headers["location"] == "/viva/"
+            assert "Path=/viva/;" in joined.headers["set-cookie"]
+            rater.http.headers["cookie"] = joined.headers["set-cookie"].split(";")[0]
+            assert rater.http.get("/").status_code == 200
+            assert "1 of 9" in rater.show().text
+            assert "2 of 9" in rater.rate(3, 4).text
+            assert rater.http.get("/theme.css").status_code == 200
+            assert rater.http.get("/config").status_code == 404
+            assert 'href="/viva/device"' in rater.http.get("/leave").text
