@@ -14,7 +14,7 @@ NASTY = '**bold** ![x](http://evil.example/x.png) <img src="http://evil.example/
 
 
 def nasty_text(arm, scenario):
-    return f"Answer {arm} to {scenario.id}.\n\n{NASTY}\n" + "A longer sentence. " * 20
+    return f"Answer {arm} to {scenario.id}.\n\n{NASTY}\n" + "A longer sentence. " * (20 + 15 * arm)
 
 
 @pytest.fixture(scope="session")
