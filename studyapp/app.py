@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import fastapi
 import gradio as gr
 
 from studyapp import views
@@ -53,6 +54,36 @@ def build(screens: Screens, t: Texts) -> gr.Blocks:
     demo._queue.max_thread_count = MAX_STREAMS
     _hush(demo._queue)
     return demo
+
+
+def mounted(demo: gr.Blocks, root_path: str) -> fastapi.FastAPI:
+    """An app with nothing but the page in it, which tells browsers as little as Gradio can be made to."""
+    app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    async def name(request: fastapi.Request) -> str | None:  # were it not async, it would cost a thread
+        rater = request.scope["state"].get("rater")
+        return rater.label if rater else None
+
+    gr.mount_gradio_app(
+        app,
+        demo,
+        path="/",
+        auth_dependency=name,
+        root_path=root_path or None,
+        theme=theme(),
+        css_paths=[views.STATIC / "viva.css"],
+        head='<script src="viva.js"></script>',  # from us, not inline: the policy would stop that
+        footer_links=[],
+        show_error=False,
+        run_history=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        pwa=False,
+        ssr_mode=False,
+        allowed_paths=[],
+        max_file_size=1,
+    )
+    return app
 
 
 def functions(demo: gr.Blocks) -> dict[int, Function]:

@@ -4,6 +4,7 @@ They are forms without a script. What changes anything is a POST, also behind a 
 look at mails open links, but press no buttons.
 """
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -215,6 +216,12 @@ class Pages:
         item = view.item
         chatting = item is not None and item.mode == "live" and not item.rateable
         return chatting and (self.broker is None or not await self.broker.alive())
+
+    async def elsewhere(self, rater: Rater) -> str | None:
+        """Where a rater belongs who opens the rating page while there is nothing for them: a path, or None."""
+        view = await asyncio.to_thread(session.current, self.db, rater)
+        where = "paused" if await self.away(view) else views.elsewhere(view)
+        return f"/{where}" if where else None
 
     def _set(self, response: "Response", asked: Asked, name: str, value: str) -> None:
         response.set_cookie(

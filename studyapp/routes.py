@@ -15,14 +15,9 @@ if TYPE_CHECKING:
 def plain_app(pages: Pages) -> "fastapi.FastAPI":
     """A FastAPI app with everything but Gradio's page: joining, leaving, the script, the health check."""
     import fastapi
-    from fastapi import Request
     from fastapi.responses import FileResponse, JSONResponse, Response
 
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-
-    async def answer(request: Request, act: "Callable[[Asked], Response]") -> Response:
-        # sqlite waits for the disk, so none of it happens in the event loop
-        return await asyncio.to_thread(act, await Asked.of(request))
 
     @app.get("/healthz")
     async def healthz() -> Response:
@@ -31,6 +26,22 @@ def plain_app(pages: Pages) -> "fastapi.FastAPI":
     @app.get("/viva.js")
     def script() -> Response:
         return FileResponse(views.STATIC / "viva.js", media_type="text/javascript")
+
+    _joining(app, pages)
+    _leaving(app, pages)
+    _states(app, pages)
+    return app
+
+
+async def answer(request: "fastapi.Request", act: "Callable[[Asked], Response]") -> "Response":
+    """What an action says to a request; in a thread, since SQLite waits for the disk."""
+    return await asyncio.to_thread(act, await Asked.of(request))
+
+
+def _joining(app: "fastapi.FastAPI", pages: Pages) -> None:
+    """Coming in, by an open address, an invitation or a link of one's own."""
+    from fastapi import Request
+    from fastapi.responses import Response
 
     @app.get("/join")
     @app.get("/join/{token}")
@@ -62,6 +73,12 @@ def plain_app(pages: Pages) -> "fastapi.FastAPI":
     @app.post("/continue/{token}")
     async def returned(request: Request, token: str) -> Response:
         return await answer(request, lambda asked: pages.join_again(asked, token))
+
+
+def _leaving(app: "fastapi.FastAPI", pages: Pages) -> None:
+    """Language, another device, leaving, withdrawing."""
+    from fastapi import Request
+    from fastapi.responses import Response
 
     @app.get("/language")
     async def choosing(request: Request) -> Response:
@@ -101,6 +118,12 @@ def plain_app(pages: Pages) -> "fastapi.FastAPI":
         values = {"title": "withdraw.done_title", "text": "withdraw.done", "here": "/withdrawn"}
         return await answer(request, lambda asked: asked.page("notice", **values))
 
+
+def _states(app: "fastapi.FastAPI", pages: Pages) -> None:
+    """Where a rater is who has nothing to rate: questions, the end, paused, closed."""
+    from fastapi import Request
+    from fastapi.responses import Response
+
     @app.get("/questions")
     @app.post("/questions")
     async def questions(request: Request) -> Response:
@@ -126,5 +149,3 @@ def plain_app(pages: Pages) -> "fastapi.FastAPI":
             return asked.go("/")
         text = "paused.study" if view.state == "paused" else "paused.away"
         return asked.page("notice", title="paused.title", text=text, wait=WAIT_SECONDS, here="/paused")
-
-    return app

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import RatingError
-from studyapp import session, store, views
+from studyapp import session, store
 from studyapp.broker import Broker
 from studyapp.db import connect
 from studyapp.limits import Limits
 from studyapp.listening import allow_many, listen
 from studyapp.pages import PLAIN, Pages
-from studyapp.records import Kind, Rater
+from studyapp.records import Kind
 from studyapp.texts import texts
 
 if TYPE_CHECKING:
@@ -73,9 +73,6 @@ def build(
     """The whole ASGI app of a study: FastAPI, Gradio mounted in it, and the guard around them."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"
-    import fastapi
-    import gradio as gr
-
     from studyapp import app as page
     from studyapp import dashboard
     from studyapp.chats import Chats
@@ -93,45 +90,14 @@ def build(
         chats = Chats(db, broker, lambda: store.pace(db))
     plain = plain_app(pages)
     plain.include_router(dashboard.routes(db))
-    rating = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-
-    async def name(request: "fastapi.Request") -> str | None:  # were it not async, it would cost a thread
-        rater = request.scope["state"].get("rater")
-        return rater.label if rater else None
-
     demo = page.build(Screens(db, facts.panels, chats), texts(facts.language))
-    gr.mount_gradio_app(
-        rating,
-        demo,
-        path="/",
-        auth_dependency=name,
-        root_path=root_path or None,
-        theme=page.theme(),
-        css_paths=[views.STATIC / "viva.css"],
-        head='<script src="viva.js"></script>',  # from us, not inline: the policy would stop that
-        footer_links=[],
-        show_error=False,
-        run_history=False,
-        enable_monitoring=False,
-        mcp_server=False,
-        pwa=False,
-        ssr_mode=False,
-        allowed_paths=[],
-        max_file_size=1,
-    )
-
-    async def elsewhere(rater: Rater) -> str | None:
-        view = await asyncio.to_thread(session.current, db, rater)
-        where = "paused" if await pages.away(view) else views.elsewhere(view)
-        return f"/{where}" if where else None
-
     return Guard(
-        Both(plain, rating),
+        Both(plain, page.mounted(demo, root_path)),
         cookie=cookie,
         language=facts.language,
         who=lambda token: session.who(db, token),
         functions=page.functions(demo),
-        elsewhere=elsewhere,
+        elsewhere=pages.elsewhere,
         limits=limits or Limits(),
     )
 
