@@ -93,7 +93,6 @@ def test_a_failure_keeps_the_message_and_can_be_tried_again(browser, live):
         join(page)
         page.locator("#say textarea").fill("please fail")
         page.locator("#send").click()
-        expect(page.get_by_text("The assistant could not answer just now")).to_be_visible()
         page.locator("#again").wait_for()
         expect(page.locator("#chat-1 li.user")).to_contain_text("please fail")
         expect(page.get_by_text("the answer did not arrive")).to_be_visible()
