@@ -11,11 +11,18 @@ import pytest
 
 from harness.cli import main
 from harness.errors import ConfigError, RunError
+from harness.rating import prepare
 from harness.rehearsal import raters as simulated
-from harness.rehearse import MARK, Wish, _page, rehearse
+from harness.rehearsal.session import Stage
+from harness.rehearse import MARK, Wish, _all, _page, rehearse
 from harness.stages import open_run
 from reports.planning import DEFAULTS
 from reports.rehearsal import BANNER, mark_markdown, mark_page
+from studyapp import store
+from tests.studyapp.served import serving, typing
+from tests.studyapp.small_study import KEYS
+from tests.studyapp.small_study import make as make_small
+from tests.studyapp.small_study import scenarios as small_scenarios
 
 ARMS = ("teacher", "distilled", "scratch")
 SCENARIOS = 6
@@ -44,7 +51,7 @@ ratings_per_cell = 2
 training = "{folder}/training.jsonl"
 checks = "{folder}/checks.jsonl"
 check_every = 4
-repeats = 2
+repeats = {repeats}
 {more}
 """
 
@@ -53,7 +60,7 @@ def lines(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def study(folder: Path, mode: str = "fixed", more: str = "") -> Path:
+def study(folder: Path, mode: str = "fixed", more: str = "", repeats: int = 2) -> Path:
     """A run directory whose answers are finished, as viva answer leaves it; nobody has rated."""
     folder.mkdir(exist_ok=True)
     names = [f"s{number}" for number in range(SCENARIOS)]
@@ -67,7 +74,7 @@ def study(folder: Path, mode: str = "fixed", more: str = "") -> Path:
     root = folder / "runs" / "small"
     answers = root / "answers"
     answers.mkdir(parents=True)
-    (root / "study.toml").write_text(STUDY.format(mode=mode, folder=folder, more=more))
+    (root / "study.toml").write_text(STUDY.format(mode=mode, folder=folder, more=more, repeats=repeats))
     rows = []
     for arm in ARMS:
         for name in names:
@@ -182,7 +189,7 @@ class TestARehearsal:
 
 
 def test_side_by_side_has_preferences(tmp_path):
-    root = study(tmp_path, "side-by-side", "side = 3\nopen = false\n")
+    root = study(tmp_path, "side-by-side", "side = 3\nopen = false\n", repeats=1)
     done = rehearse(open_run(root), Wish(raters=4, seed=1))
     assert done.root == root.with_name("small-rehearsal")
     assert sum(done.characters.values()) == 4
@@ -193,10 +200,28 @@ def test_side_by_side_has_preferences(tmp_path):
     assert rows_of(done.root, "SELECT state FROM study") == [("closed",)]
 
 
+def test_live_chats_are_held_and_rated(tmp_path):
+    """Through the real page and model server; only the words of the arms are scripted."""
+    db = tmp_path / "study.db"
+    make_small(db, mode="live", items=small_scenarios(2, turns=3), scenarios_per_rater=2, questions=True)
+    world = simulated.make_world(DEFAULTS, {"a": 1.0, "b": 0.9, "c": 0.5}, ["s1", "s2"], 1)
+    behind = Stage(db, ("a", "b", "c"), world, dict(zip(KEYS, "abc", strict=True)))
+    raters = simulated.make_raters(2, world, 1)
+    pages = []
+    with typing(db) as models, _page(db, models) as url:
+        _all(url, store.study(db), ["/join"] * 2, behind, raters, 2, lambda done, total, note: pages.append(done))
+    assert pages[-1] == 12, "two raters, two scenarios, three arms"
+    assert rows_of(tmp_path, "SELECT DISTINCT kind, mode FROM tidy_ratings") == [("simulated", "live")]
+    assert rows_of(tmp_path, "SELECT count(*) FROM tidy_ratings") == [(12,)]
+    said = rows_of(tmp_path, "SELECT DISTINCT content FROM turn WHERE role = 'user' AND number = 1 ORDER BY 1")
+    assert said == [("Please give me thing 1.",), ("Please give me thing 2.",)]
+    assert rows_of(tmp_path, "SELECT count(*) FROM turn WHERE role = 'user' AND number = 2")[0][0] > 0
+    assert rows_of(tmp_path, "SELECT count(*) FROM turn WHERE role = 'assistant' AND finish IS NULL") == [(0,)]
+    assert rows_of(tmp_path, "SELECT count(*) FROM chat WHERE ended_by IS NULL") == [(0,)]
+
+
 def test_only_who_starts_the_page_can_make_raters_simulated(tmp_path):
     root = study(tmp_path)
-    from harness.rating import prepare
-    from tests.studyapp.served import serving
 
     run = open_run(root)
     prepare(run)
