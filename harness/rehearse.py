@@ -83,8 +83,8 @@ def rehearse(run: Run, wish: Wish, out: Path | None = None) -> Rehearsed:
         _run(twin, world, raters)
     with twin.dir.lock():
         report = _report(twin, facts)
-    characters = [rater.character for rater in raters]
-    counted = {one: characters.count(one) for one in dict.fromkeys(characters)}  # type: ignore[arg-type]
+    characters: list[str] = [rater.character for rater in raters]
+    counted = {one: characters.count(one) for one in dict.fromkeys(characters)}
     return Rehearsed(root, report, counted, {arm: fractions[arm] for arm in study.arms[1:]})
 
 

@@ -53,12 +53,8 @@ def write_rehearsal(run: RunDir, facts: dict[str, Any]) -> list[Path]:
         raise RunError("no simulated rater has rated anything", hint="rehearse again, with more raters")
     out = run.report
     out.mkdir(parents=True, exist_ok=True)
-    kept = replace(source, **{name: _only(getattr(source, name), KIND) for name in ("ratings", "dates", "extras")})
-    shown = replace(
-        source,
-        name=f"{source.name}, rehearsed with {MARK}",
-        **{name: _only(getattr(source, name), "person") for name in ("ratings", "dates", "extras")},
-    )
+    kept = _as_kind(source, KIND)
+    shown = replace(_as_kind(source, "person"), name=f"{source.name}, rehearsed with {MARK}")
     report = _marked_report(shown)
     view = _marked_view(render._view(shown, report, ""))
     ours = [{"text": text, "level": "warning"} for text in (BANNER, *_truth(shown, report, facts))]
@@ -73,9 +69,11 @@ def write_rehearsal(run: RunDir, facts: dict[str, Any]) -> list[Path]:
     return [out / "report.html", out / "report.json", out / "report.md", *beside]
 
 
-def _only(by_kind: dict[str, Any], kind: str) -> dict[str, Any]:
-    """What there is of simulated raters, under the name of a kind; nothing else."""
-    return {kind: by_kind[KIND]} if KIND in by_kind else {}
+def _as_kind(source: Source, kind: str) -> Source:
+    """What there is of simulated raters, under the name of a kind, and of nobody else."""
+    extras = {kind: source.extras[KIND]} if KIND in source.extras else {}
+    ratings, dates = {kind: source.ratings[KIND]}, {kind: source.dates[KIND]}
+    return replace(source, ratings=ratings, dates=dates, extras=extras, judging=None)
 
 
 def _marked_report(source: Source) -> dict[str, Any]:

@@ -116,9 +116,10 @@ def _characters(count: int, rng: np.random.Generator) -> list[Character]:
     odd = max(1, round(SHARE * count)) if count >= 4 else 0
     drawn: list[Character] = ["careful"] * count
     order = rng.permutation(count).tolist()
-    for character in ("leaves early", "straight-lines", "careless"):
+    without_care: tuple[Character, ...] = ("leaves early", "straight-lines", "careless")
+    for character in without_care:
         for at in order[:odd]:
-            drawn[at] = character  # type: ignore[call-overload]
+            drawn[at] = character
         order = order[odd:]
     return drawn
 
