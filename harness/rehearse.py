@@ -89,10 +89,11 @@ def rehearse(run: Run, wish: Wish, out: Path | None = None) -> Rehearsed:
 
 
 def raters_needed(run: Run) -> int:
-    """How many raters give every cell its ratings if all of them stay to the end."""
+    """How many raters give every cell its ratings, with a tenth more for what those leave open who leave early."""
     rate, scenarios = run.study.rate, len(run.scenarios)
     cells = scenarios * (len(run.study.arms) if rate.crossing == "between" else 1)
-    return max(FEWEST, math.ceil(cells * rate.ratings_per_cell / min(rate.scenarios_per_rater, scenarios)))
+    needed = cells * rate.ratings_per_cell / min(rate.scenarios_per_rater, scenarios)
+    return max(FEWEST, math.ceil(1.1 * math.ceil(needed)))
 
 
 @contextlib.contextmanager

@@ -149,7 +149,7 @@ def mark_markdown(text: str) -> str:
     marked = [
         part
         if part.startswith(tuple(f"## {name}" for name in NOT_OF_RATINGS))
-        else re.sub(r"(?m)^(?=\|.*\|\n+\|[-:| ]+\|$)", mark, part)
+        else re.sub(r"(?m)^(?=\|.*\| *\n+\|[-:| ]+\| *$)", mark, part)
         for part in parts
     ]
     return f"{title}\n\n> **{BANNER}**\n{_worded(''.join(marked))}"

@@ -15,7 +15,7 @@ from harness.errors import ConfigError, RunError
 from harness.rating import prepare
 from harness.rehearsal import raters as simulated
 from harness.rehearsal.session import Stage
-from harness.rehearse import MARK, Wish, _all, _page, rehearse
+from harness.rehearse import MARK, Wish, _all, _page, raters_needed, rehearse
 from harness.stages import open_run
 from reports.planning import DEFAULTS
 from reports.rehearsal import BANNER, mark_markdown, mark_page
@@ -235,6 +235,14 @@ def test_only_who_starts_the_page_can_make_raters_simulated(tmp_path):
     assert rows_of(root, "SELECT kind FROM rater ORDER BY id") == [("person",), ("simulated",)]
 
 
+def test_raters_by_default_fill_the_cells_in_spite_of_those_who_leave(tmp_path):
+    run = open_run(study(tmp_path, more='crossing = "between"'))
+    count = raters_needed(run)
+    assert count == 10, "36 ratings, 4 of each rater, and a tenth more"
+    world = simulated.make_world(DEFAULTS, {"teacher": 1.0}, ["s0"], 0)
+    assert sum(one.stays for one in simulated.make_raters(count, world, 0)) >= 9
+
+
 class TestWhatIsRefused:
     def test_a_folder_with_something_else(self, tmp_path):
         root = study(tmp_path)
@@ -320,6 +328,6 @@ class TestMarks:
         assert html.index("Validity") < html.index("<caption")
 
     def test_markdown(self):
-        text = mark_markdown("# T\n\n| a |\n\n|---|\n| 1 |\n\n## Costs\n\n| a |\n|---|\n| 1 |\n")
+        text = mark_markdown("# T\n\n| a | \n\n|---|\n| 1 |\n\n## Costs\n\n| a |\n|---|\n| 1 |\n")
         assert text.startswith(f"# T\n\n> **{BANNER}**")
         assert text.count("_Simulated raters:_") == 1
