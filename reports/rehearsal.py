@@ -35,7 +35,7 @@ WORDS = {
     "that people rated": "that simulated raters rated",
 }
 STYLE = """
-.rehearsal { position: sticky; top: 0; z-index: 9; margin: 0; padding: .4rem .8rem; text-align: center;
+.rehearsal { position: sticky; top: 0; z-index: 9; max-width: none; margin: 0; padding: .4rem .8rem; text-align: center;
   font-weight: 700; background: #8a4b00; color: #fff; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 caption.simulated { caption-side: top; text-align: left; font-style: italic; padding: .2rem 0; }
 @media print { .rehearsal { position: fixed; left: 0; right: 0; } body { padding-top: 2.2rem; } }
