@@ -63,7 +63,8 @@ SELECT rater.label AS judge, judge.name, judge.mode, judge.model, judge.host, ju
 FROM judge JOIN rater ON rater.id = judge.rater
 ORDER BY judge.rater;
 
--- One row for each readable verdict; `texts` is the mode in which people rate the same. `chat_rater` had the live chat that was judged, '' for a prepared answer.
+-- One row for each readable verdict; `texts` is the mode in which people rate the same. `chat_rater` had the live
+-- chat that was judged, '' for a prepared answer.
 CREATE VIEW tidy_verdicts AS
 SELECT rater.label AS judge, judge.name, judge.mode, scenario.mode AS texts, verdict.scenario, scenario.category,
        verdict.first AS arm_key, verdict.second AS arm_key_second, coalesce(host.label, '') AS chat_rater,

@@ -1,6 +1,7 @@
 """Release times and sizes are a function of text, rate, tick and delay: shown on a clock that only sleeps move."""
 
 import asyncio
+import itertools
 import selectors
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
@@ -78,7 +79,7 @@ def test_two_models_of_different_speed_look_the_same() -> None:
     assert fast == slow == at_once
     times = [time for time, _, _ in fast]
     assert times == pytest.approx([1.2 + 0.2 * number for number in range(len(times))])
-    sizes = [len(later) - len(earlier) for (_, earlier, _), (_, later, _) in zip(fast, fast[1:], strict=False)]
+    sizes = [len(later) - len(earlier) for (_, earlier, _), (_, later, _) in itertools.pairwise(fast)]
     assert sizes == [15] * (len(text) // 15 - 1) + [len(text) % 15, 0]
     _, shown, ended = fast[-1]
     assert shown == text
@@ -102,7 +103,7 @@ def test_what_a_rater_gets_depends_on_the_text_alone(
     assert slow == fast
     assert slow[-1][1] == text
     assert slow[-1][2].underruns == 0
-    assert all(later.startswith(earlier) for (_, earlier, _), (_, later, _) in zip(slow, slow[1:], strict=False))
+    assert all(later.startswith(earlier) for (_, earlier, _), (_, later, _) in itertools.pairwise(slow))
 
 
 def test_no_more_than_the_rate_is_shown_and_nothing_before_the_delay() -> None:
@@ -125,7 +126,7 @@ def test_a_slow_model_misses_ticks_which_are_counted_and_keeps_to_the_grid() -> 
         steps = (time - PACE.delay) / PACE.tick
         assert steps == pytest.approx(round(steps), abs=1e-4)
     # what is shown grows by whole chunks also where it is late
-    assert {len(later) - len(earlier) for (_, earlier, _), (_, later, _) in zip(found, found[1:], strict=False)} <= {
+    assert {len(later) - len(earlier) for (_, earlier, _), (_, later, _) in itertools.pairwise(found)} <= {
         15,
         len(text) % 15,
         0,
@@ -245,7 +246,7 @@ def test_a_page_that_takes_its_time_gets_no_two_chunks_at_once() -> None:
         return times
 
     times = on_virtual_time(watch())
-    assert min(later - earlier for earlier, later in zip(times, times[1:], strict=False)) > 0.19
+    assert min(later - earlier for earlier, later in itertools.pairwise(times)) > 0.19
 
 
 @pytest.mark.parametrize(
