@@ -256,16 +256,20 @@ def _costs(run: Run, arms: Sequence[str]) -> None:
 
 
 def answer_stage(run: Run) -> None:
-    """Let every arm answer every scenario."""
+    """Let every arm answer every scenario that raters do not chat about live."""
     from harness import answers
 
+    scenarios = [one for one in run.scenarios if (one.mode or run.study.rate.mode) != "live"]
+    if not scenarios:
+        say("answer: raters chat live about every scenario, so there is nothing to prepare")
+        return
     models = {arm: run.model_dir(arm) for arm in run.study.arms}
     digests = {arm: run.model_digest(arm) for arm in run.study.arms}
-    stage = answers.answer_stage(run.study, run.dir, run.scenarios, digests)
+    stage = answers.answer_stage(run.study, run.dir, scenarios, digests)
     with _shown("answer", stage) as progress:
         if progress:
             with _failing(stage, now()):
-                answers.answer_all(run.study, stage, run.scenarios, models, progress)
+                answers.answer_all(run.study, stage, scenarios, models, progress)
 
 
 def report_stage(run: Run, rate_command: str) -> Path:

@@ -10,11 +10,13 @@ from raters import rows
 from harness.answers import answer_stage
 from harness.errors import ConfigError, RatingError, RunError
 from harness.rating import prepare
-from harness.records import Answer, Message, Scenario, write_jsonl
+from harness.records import Answer, Message, Scenario, read_jsonl, write_jsonl
 from harness.rundir import RunDir
 from harness.stages import Run
+from harness.stages import answer_stage as let_arms_answer
 from harness.study_file import load_study
 from studyapp import session, store
+from tests.tiny import save_tiny
 
 ARMS = ("teacher", "otto")
 STUDY = """\
@@ -160,3 +162,19 @@ def test_scenarios_without_a_mode_leave_finished_answers_finished(tmp_path):
     assert [one.model_dump() for one in run.scenarios] == old
     live = answer_stage(run.study, run.dir, [one.model_copy(update={"mode": "live"}) for one in run.scenarios], {})
     assert stage.inputs["scenarios"] != live.inputs["scenarios"]
+
+
+def test_arms_do_not_answer_what_raters_chat_about_live(tmp_path, monkeypatch, capsys):
+    save_tiny(tmp_path / "model", layers=1)
+    rate = "[answer]\nmax_tokens = 2\n"
+    run = run_of(tmp_path, rate, ("live", None), answers=False)
+    monkeypatch.setattr(Run, "model_dir", lambda self, arm: tmp_path / "model")
+    let_arms_answer(run)
+    assert {answer.scenario for answer in read_jsonl(run.dir.answers / "answers.jsonl", Answer)} == {"s1"}
+    (tmp_path / "live").mkdir()
+    live = run_of(tmp_path / "live", rate, ("live", "live"), answers=False)
+    let_arms_answer(live)
+    assert "nothing to prepare" in "".join(capsys.readouterr())
+    assert not (live.dir.answers / "manifest.json").exists()
+    prepare(live)
+    assert {one["mode"] for one in rows(live.dir.db, "SELECT mode FROM scenario")} == {"live"}
