@@ -177,4 +177,4 @@ def test_arms_do_not_answer_what_raters_chat_about_live(tmp_path, monkeypatch, c
     assert "nothing to prepare" in "".join(capsys.readouterr())
     assert not (live.dir.answers / "manifest.json").exists()
     prepare(live)
-    assert {one["mode"] for one in rows(live.dir.db, "SELECT mode FROM scenario")} == {"live"}
+    assert set(rows(live.dir.db, "SELECT mode FROM scenario")) == {("live",)}
