@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from reports.tidy import MEASURES, Tidy, UnusableRatingsError, make_tidy
 NEEDED = ("rater", "scenario", "arm", "satisfaction")
 OPTIONAL = ("goal_achievement", "category", "position", "mode", "language", "place", "seconds", "created_at", "kind")
 KINDS = ("person", "judge", "simulated")
+BATCH = 20_000  # rows read at once
 
 Columns = dict[str, list[str]]
 
@@ -63,17 +65,42 @@ def read_kinds(path: Path, teacher: str) -> dict[str, Tidy]:
 
 
 def _columns(path: Path) -> Columns:
+    """The columns of a file by name, labels without spaces around them.
+
+    Rows are taken in batches, and labels that many rows share are held once: a row costs a few pointers.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             header = [name.strip() for name in next(reader, [])]
-            rows = [row for row in reader if row]
+            _check_header(path, header)
+            columns: list[list[str]] = [[] for _ in header]
+            known: list[dict[str, str]] = [{} for _ in header]
+            rows = filter(None, reader)
+            while batch := list(itertools.islice(rows, BATCH)):
+                short = next((at for at, row in enumerate(batch) if len(row) != len(header)), None)
+                if short is not None:
+                    line = len(columns[0]) + short + 2
+                    raise ConfigError(
+                        f"{path}, line {line}: {len(batch[short])} fields, but the header has {len(header)}"
+                    )
+                for column, seen, values in zip(columns, known, zip(*batch, strict=True), strict=True):
+                    labels = {label: seen.get(label) or label.strip() for label in set(values)}
+                    column += map(labels.__getitem__, values)
+                    if len(seen) < BATCH:
+                        seen |= labels
     except FileNotFoundError:
         raise ConfigError(f"no such file: {path}", hint="give a CSV file of ratings") from None
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder", hint="give a CSV file of ratings") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path} is not a CSV file in UTF-8: {error}", hint="save it again as UTF-8 CSV") from None
+    if not columns[0]:
+        raise UnusableRatingsError("no_ratings", f"{path} holds no rating", hint="add one row for each rating")
+    return dict(zip(header, columns, strict=True))
+
+
+def _check_header(path: Path, header: Sequence[str]) -> None:
     missing = [name for name in NEEDED if name not in header]
     if missing:
         hint = f"needed: {', '.join(NEEDED)}; optional: {', '.join(OPTIONAL)}"
@@ -85,18 +112,6 @@ def _columns(path: Path) -> Columns:
     twice = next((name for name in header if header.count(name) > 1 and name in (*NEEDED, *OPTIONAL)), None)
     if twice:
         raise ConfigError(f"{path} has two columns {twice}", hint="rename one of them")
-    short = next((line for line, row in enumerate(rows, 2) if len(row) != len(header)), None)
-    if short is not None:
-        raise ConfigError(f"{path}, line {short}: {len(rows[short - 2])} fields, but the header has {len(header)}")
-    if not rows:
-        raise UnusableRatingsError("no_ratings", f"{path} holds no rating", hint="add one row for each rating")
-    return dict(zip(header, map(_stripped, zip(*rows, strict=True)), strict=True))
-
-
-def _stripped(column: tuple[str, ...]) -> list[str]:
-    """Labels without spaces around them; a label that many rows share is looked at once."""
-    short = {label: label.strip() for label in set(column)}
-    return [short[label] for label in column]
 
 
 def _no_teacher(arms: Sequence[str], teacher: str) -> None:
