@@ -28,8 +28,6 @@ from harness.stages import Run
 if TYPE_CHECKING:
     from studyapp.store import Study
 
-MARK = "rehearsal.json"
-"""Stands in a run directory that is a rehearsal, and says with which raters."""
 AT_ONCE = 4
 """Simulated raters who are at work at the same time, where chats are not live."""
 FEWEST = 4
@@ -65,7 +63,7 @@ def rehearse(run: Run, wish: Wish, out: Path | None = None) -> Rehearsed:
     from reports.planning import DEFAULTS
 
     study = run.study
-    if (run.dir.root / MARK).exists():
+    if run.dir.rehearsal.exists():
         raise ConfigError(f"{run.dir.root} is a rehearsal itself", hint="name the study file, or its run directory")
     if wish.raters is not None and not 1 <= wish.raters <= 2000:
         raise ConfigError(f"--raters is {wish.raters}", hint="it lies between 1 and 2000")
@@ -79,7 +77,7 @@ def rehearse(run: Run, wish: Wish, out: Path | None = None) -> Rehearsed:
         world = make_world(DEFAULTS, fractions, [scenario.id for scenario in run.scenarios], wish.seed)
         raters = make_raters(wish.raters or raters_needed(run), world, wish.seed)
         facts = {"seed": wish.seed, "raters": len(raters), "fractions": fractions, "model": model}
-        write_atomic(root / MARK, dump_json(facts))
+        write_atomic(twin.dir.rehearsal, dump_json(facts))
         _run(twin, world, raters)
     with twin.dir.lock():
         report = _report(twin, facts)
@@ -102,11 +100,11 @@ def _new_folder(run: Run, twin: Run) -> Iterator[None]:
     root = twin.dir.root
     if root.resolve() == run.dir.root.resolve():
         raise ConfigError(f"{root} is the study's own run directory", hint="name another folder with --out")
-    if root.exists() and any(path.name[0] != "." for path in root.iterdir()) and not (root / MARK).exists():
+    if root.exists() and any(path.name[0] != "." for path in root.iterdir()) and not twin.dir.rehearsal.exists():
         raise RunError(f"{root} holds something else than a rehearsal", hint="name another folder with --out")
     with twin.dir.lock("rehearse"):
         # first: were this stopped in between, it would still be known for what it is
-        write_atomic(root / MARK, dump_json({}))
+        write_atomic(twin.dir.rehearsal, dump_json({}))
         for path in (twin.dir.report, *root.glob("study.db*"), *(root / part for part in ("answers", "bench", "arms"))):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         write_atomic(twin.dir.study, twin.study.to_toml())

@@ -178,6 +178,11 @@ class RunDir:
     def report(self) -> Path:
         return self.root / "report"
 
+    @property
+    def rehearsal(self) -> Path:
+        """Stands in a run directory that is a rehearsal, and says with which raters."""
+        return self.root / "rehearsal.json"
+
     def arm(self, name: str) -> Path:
         return self.root / "arms" / name
 

@@ -5,6 +5,8 @@ whose stages are all finished is through in a second.
 """
 
 import contextlib
+import hashlib
+import json
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -284,23 +286,43 @@ def report_stage(run: Run, rate_command: str) -> Path:
     with _shown("report", stage) as progress:
         if progress:
             progress(0, 0, "reading the run, drawing figures")
-            from reports.render import write_report
-
             started = now()
             stage.folder.mkdir(parents=True, exist_ok=True)
             with _failing(stage, started):
-                stage.finish(write_report(run.dir, rate_command=rate_command), started)
+                stage.finish(_report(run, rate_command), started)
     return html
 
 
+def _report(run: Run, rate_command: str) -> list[Path]:
+    """Write the files of the report; a rehearsal keeps its marks."""
+    if run.dir.rehearsal.exists():
+        from reports.rehearsal import write_rehearsal
+
+        return write_rehearsal(run.dir, json.loads(run.dir.rehearsal.read_text(encoding="utf-8")))
+    from reports.render import write_report
+
+    return write_report(run.dir, rate_command=rate_command)
+
+
+REPORTED = (
+    *("study", "assignment", "tidy_ratings", "tidy_repeats", "tidy_checks", "tidy_preferences", "tidy_guesses"),
+    *("tidy_live", "tidy_judges", "tidy_verdicts"),
+)
+"""Tables and views of study.db that a report is made of."""
+
+
 def ratings_digest(db: Path) -> str:
-    """A hash of all ratings in study.db and of its state, so that a report is made anew only when one has changed."""
+    """A hash of what study.db holds for a report, so that it is made anew only when some of that has changed."""
     if not db.exists():
         return "none"
+    found = hashlib.sha256()
     with contextlib.closing(sqlite3.connect(f"file:{db}?mode=ro", uri=True)) as connection:
-        rows = connection.execute("SELECT * FROM tidy_ratings ORDER BY 1, 2, 3, 5").fetchall()
-        state = connection.execute("SELECT state FROM study").fetchall()
-    return digest([rows, state])
+        there = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+        for name in REPORTED:
+            if name in there:
+                rows = sorted(map(repr, connection.execute(f"SELECT * FROM {name}")))
+                found.update("\n".join([name, *rows, ""]).encode())
+    return found.hexdigest()
 
 
 @contextlib.contextmanager

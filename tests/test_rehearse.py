@@ -15,7 +15,7 @@ from harness.errors import ConfigError, RunError
 from harness.rating import prepare
 from harness.rehearsal import raters as simulated
 from harness.rehearsal.session import Stage
-from harness.rehearse import MARK, Wish, _all, _page, raters_needed, rehearse
+from harness.rehearse import Wish, _all, _page, raters_needed, rehearse
 from harness.stages import open_run
 from reports.planning import DEFAULTS
 from reports.rehearsal import BANNER, mark_markdown, mark_page
@@ -114,7 +114,7 @@ def rehearsal(fixed):
 class TestARehearsal:
     def test_leaves_the_study_alone(self, fixed, rehearsal):
         assert sorted(path.name for path in fixed.iterdir() if path.name[0] != ".") == ["answers", "study.toml"]
-        assert (rehearsal / MARK).exists()
+        assert (rehearsal / "rehearsal.json").exists()
 
     def test_has_simulated_raters_only_and_of_every_character(self, rehearsal):
         assert set(rows_of(rehearsal, "SELECT kind, consented_at FROM rater")) == {("simulated", None)}
@@ -176,6 +176,12 @@ class TestARehearsal:
             assert {row["kind"] for row in csv.DictReader(file)} == {"simulated"}
         assert BANNER in (rehearsal / "report" / "report.md").read_text()
         assert BANNER in (rehearsal / "report" / "table.tex").read_text()
+
+    def test_viva_report_keeps_the_marks_and_the_bytes(self, rehearsal):
+        files = [rehearsal / "report" / name for name in ("report.html", "report.md", "report.json", "table.tex")]
+        before = [path.read_bytes() for path in files]
+        assert main(["report", str(rehearsal)]) == 0
+        assert [path.read_bytes() for path in files] == before
 
     def test_the_same_seed_gives_the_same_ratings(self, rehearsal):
         sql = (
@@ -259,7 +265,7 @@ class TestWhatIsRefused:
 
     def test_a_rehearsal_of_a_rehearsal(self, tmp_path):
         root = study(tmp_path)
-        (root / MARK).write_text("{}")
+        (root / "rehearsal.json").write_text("{}")
         with pytest.raises(ConfigError, match="rehearsal itself"):
             rehearse(open_run(root), Wish())
 
