@@ -123,6 +123,11 @@ def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
         file(terms.get("explanations") if isinstance(terms, dict) else None, "systems")
     for key in ("scenarios", "training", "checks"):
         file(raw.get("rate"), key)
+    judge = raw.get("judge")
+    file(judge, "rubric")
+    judges = judge.get("by") if isinstance(judge, dict) else None
+    for by in judges if isinstance(judges, list) else []:
+        file(by, "source")
     bench = raw.get("bench")
     if not isinstance(bench, dict):
         return raw

@@ -79,6 +79,14 @@ def test_paths_are_relative_to_the_study_file(tmp_path: Path) -> None:
     assert study.student[0].train.corpus == str(tmp_path / "chats.jsonl")
 
 
+def test_a_judges_rubric_and_model_are_relative_to_the_study_file(tmp_path: Path) -> None:
+    (tmp_path / "judge").mkdir()
+    judge = '[judge]\nrubric = "rubric.txt"\n[[judge.by]]\nname = "own"\nsource = "judge"\n'
+    study = load_study(write(tmp_path, f"{STUDY}\n{judge}"))
+    assert study.judge.rubric == str(tmp_path / "rubric.txt")
+    assert study.judge.by[0].source == str(tmp_path / "judge")
+
+
 def test_the_resolved_copy_means_the_same(tmp_path: Path) -> None:
     study = load_study(write(tmp_path, STUDY))
     (tmp_path / "elsewhere").mkdir()
