@@ -10,6 +10,7 @@ from harness.rate_table import Rate
 from harness.terms import Table, Terms
 
 MADE_HERE = ("scratch", "teacher-layers", "importance")  # the starts that Viva makes from the teacher
+ARM = "arm:"  # before a name in `start`: another arm of the study
 
 
 class Shape(Table):
@@ -157,6 +158,7 @@ class Student(Table):
     name: str = Field(pattern=NAME, description="name of the arm in files and reports")
     source: str | None = Field(None, description="a finished model, as for the teacher; not with train")
     sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{64}$", description="hash of the source's file")
+    licence: str | None = Field(None, description="licence of source, for a student that teaches another")
     control_of: str | None = Field(None, description="another student: shape, tokens and order come from it")
     seeds: tuple[int, ...] = Field((), description="train one arm for each seed, NAME-sSEED; the report pools them")
     seed: int | None = Field(None, ge=0, description="added to the study's seed; written by seeds")
@@ -165,14 +167,20 @@ class Student(Table):
     start: str = Field(
         "importance",
         description="scratch: random weights; teacher-layers: those that shape.keep names; importance: the teacher's "
-        "least redundant layers, heads and channels; or a model's source",
+        "least redundant layers, heads and channels; arm:NAME: the weights of another arm, once it is trained; or a "
+        "model's source",
     )
+    teacher: str | None = Field(None, description="another arm that this student learns from; default [teacher]")
     train: Train | None = Field(None, description="how it is trained")
 
     @model_validator(mode="after")
     def _one_way(self) -> "Student":
         if (self.source is None) == (self.train is None):
             raise ValueError("give either train (Viva trains it) or source (a finished model)")
+        if self.source is not None and self.teacher is not None:
+            raise ValueError("teacher does nothing with a source; it belongs to a student that is trained")
+        if self.licence is not None and self.source is None:
+            raise ValueError("licence is that of source, and there is none")
         if self.train and not self.shape and self.start in MADE_HERE:
             raise ValueError("a student that is trained needs a shape, such as { layers = 20 }")
         if self.shape and self.shape.keep is not None and self.start != "teacher-layers":

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.config import MADE_HERE, Student, Study, Train
 from harness.errors import ConfigError, RunError
+from harness.lineage import in_order, start_arm, teacher_of
 from harness.progress import bar, duration, leads, say
 from harness.records import Scenario, read_jsonl, write_atomic
 from harness.resources import resolve_file
@@ -60,6 +61,13 @@ class Run:
 
             return resolve_model(student.source, Path.cwd(), student.sha256)
         return self.trained(arm, "student")
+
+    def start_dir(self, student: Student) -> Path:
+        """The model directory that a student goes on from: another arm's, or that of a model of its own."""
+        from harness.models.sources import resolve_model
+
+        arm = start_arm(student)
+        return resolve_model(student.start, Path.cwd()) if arm is None else self.model_dir(arm)
 
     def trained(self, arm: str, role: str) -> Path:
         """The model directory of an arm that is trained here. Raises RunError when that is not done yet."""
@@ -119,29 +127,30 @@ def open_run(study_path: Path, run_path: Path | None = None) -> Run:
 
 
 def train_stage(run: Run, only: Sequence[str] = ()) -> None:
-    """Train every model that is trained here and not finished, the teacher first (`only` names some students).
+    """Train every model that is trained here and not finished, the teacher first, each student after those it needs.
+
+    `only` names some students; what they need is trained with them.
 
     Several processes (accelerate launch) train together; the main process returns, the others end here.
     """
     for name in only:
         if run.student(name).train is None:
             raise ConfigError(f"the student {name!r} has a source and no train", hint="there is nothing to train")
-    from harness.models.sources import resolve_model
     from harness.train import parallel
     from harness.train.stage import Job, teacher_job
 
     def student_job(student: Student) -> Job:
         assert student.train is not None
-        teacher_dir = run.teacher_dir
-        start_dir = None if student.start in MADE_HERE else resolve_model(student.start, Path.cwd())
+        teacher_dir = run.model_dir(teacher_of(run.study, student).name)
+        start_dir = None if student.start in MADE_HERE else run.start_dir(student)
         corpus = resolve_file(student.train.corpus, Path.cwd())
         return Job(run.study, student, teacher_dir, corpus, run.dir.root, start_dir)
 
     if run.study.teacher.train is not None:
         corpus = resolve_file(run.study.teacher.train.corpus, Path.cwd())
         _train(run, teacher_job(run.study, corpus, run.dir.root))
-    for student in run.study.student:
-        if student.train is None or (only and student.name not in only):
+    for student in in_order(run.study, only):
+        if student.train is None:
             continue
         # In turn: what is fetched or converted is in the cache for the other processes.
         _train(run, parallel.in_turn(lambda student=student: student_job(student)))

@@ -10,8 +10,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from harness.benchmarks import is_path
-from harness.config import Study
+from harness.config import ARM, Study
 from harness.errors import ConfigError
+from harness.lineage import check_lineage
 
 
 def load_study(path: Path) -> Study:
@@ -26,9 +27,11 @@ def load_study(path: Path) -> Study:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}", hint="mend the line it names") from None
     try:
-        return Study.model_validate(_absolute(_with_seeds(_with_controls(raw, text, path)), path.resolve().parent))
+        study = Study.model_validate(_absolute(_with_seeds(_with_controls(raw, text, path)), path.resolve().parent))
     except ValidationError as error:
         raise _config_error(error, text, path) from None
+    check_lineage(study, text, path)
+    return study
 
 
 def _with_controls(raw: dict[str, Any], text: str, path: Path) -> dict[str, Any]:
@@ -68,7 +71,10 @@ def _with_controls(raw: dict[str, Any], text: str, path: Path) -> dict[str, Any]
 
 
 def _with_seeds(raw: dict[str, Any]) -> dict[str, Any]:
-    """Put one student for each seed in the place of a student with `seeds`; a control follows its student's seeds."""
+    """Put one student for each seed in the place of a student with `seeds`.
+
+    A control, and who starts from an arm or learns from one, follows its seeds where they are the same.
+    """
     students = raw.get("student")
     if not isinstance(students, list) or not all(isinstance(student, dict) for student in students):
         return raw
@@ -82,9 +88,11 @@ def _with_seeds(raw: dict[str, Any]) -> dict[str, Any]:
         for seed in seeds:
             one = {key: value for key, value in student.items() if key != "seeds"}
             one |= {"name": f"{student['name']}-s{seed}", "seed": seed, "pool": student["name"]}
-            original = student.get("control_of")
-            if original is not None:
-                one["control_of"] = f"{original}-s{seed}" if seed in seeded.get(original, []) else original
+            for key, before in (("control_of", ""), ("teacher", ""), ("start", ARM)):
+                value = student.get(key)
+                name = value.removeprefix(before) if isinstance(value, str) and value.startswith(before) else None
+                if name is not None and seed in seeded.get(name, []):
+                    one[key] = f"{before}{name}-s{seed}"
             spread.append(one)
     return {**raw, "student": spread}
 
@@ -102,7 +110,7 @@ def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
 
     def file(table: Any, key: str) -> None:
         value = table.get(key) if isinstance(table, dict) else None
-        if isinstance(value, str) and not value.startswith(("data:", "pypi:")):
+        if isinstance(value, str) and not value.startswith(("data:", "pypi:", ARM)):
             path = base / Path(value).expanduser()
             if key not in ("source", "start", "tokenizer") or path.exists() or value.startswith((".", "/", "~")):
                 table[key] = str(path)

@@ -121,6 +121,7 @@ def study_cases(run: "Run", only: Sequence[str] = ()) -> list[Case]:
     A GGUF teacher is converted first, once, since its shape and tokenizer are inside. Raises the errors that the
     training itself would raise for the corpus or the shape.
     """
+    from harness.lineage import in_order, needs, start_arm, teacher_of
     from harness.models.load import LoadedModel, load_config_only
     from harness.models.students import student_config
     from harness.resources import resolve_file
@@ -142,22 +143,29 @@ def study_cases(run: "Run", only: Sequence[str] = ()) -> list[Case]:
         stuff = text_material(job.corpus, job.config, teacher.tokenizer)
         cases.append(_case(job, teacher, None, stuff, ()))
     known: dict[Any, tuple[Material, list[Document]]] = {}
-    for student in study.student:
-        if student.train is None or (only and student.name not in only):
+    models = {study.teacher.name: teacher}  # those that later students start from or learn from
+    for student in in_order(study, only):
+        if student.train is None:
+            assert student.source is not None
+            if any(student.name in needs(other) for other in study.student):
+                models[student.name] = load_config_only(without_weights(student.source, student.sha256))
             continue
+        teacher = models[teacher_of(study, student).name]
+        arm = start_arm(student)
         job = Job(study, student, here, resolve_file(student.train.corpus, here), run.dir.root)
         if student.start in MADE_HERE:
             assert student.shape is not None
             model = LoadedModel(on_meta(student_config(teacher, student.shape)), teacher.tokenizer)
         else:
-            model = load_config_only(without_weights(student.start))
+            model = models[arm] if arm else load_config_only(without_weights(student.start))
+        models[student.name] = model
         check_teacher_can(job)
         train = student.train
         if train.terms.weights.keys() & {"kd", "on_policy", *LAYER_TERMS}:
             check_vocabularies(teacher.tokenizer, model.tokenizer)
         written = (train.terms.sequence, train.terms.explanations, train.terms.uld, "ce" in train.terms.weights)
         read = (train.text_column, train.group_column, train.texts, train.row_tokens, train.evaluate_chats)
-        key = (job.corpus, id(model.tokenizer), written, read)
+        key = (job.corpus, id(model.tokenizer), id(teacher.tokenizer), written, read)
         if key not in known:
             known[key] = _material(job, model.tokenizer, teacher)
         cases.append(_case(job, model, teacher, *known[key]))
@@ -264,7 +272,7 @@ def _case(
         corpus="texts" if is_text_corpus(job.corpus) else "chats",
         adapters=adapter_weights(student.model, config.lora) if config.lora else 0,
         beside=projections * size.hidden * theirs.hidden if theirs else 0,
-        endpoint=bool(job.study.teacher.endpoint) and teacher is not None,
+        endpoint=bool(job.teacher.endpoint) and teacher is not None,
         written=written,
         measured=stuff.documents[:CALIBRATION_CHATS] if job.student.start == "importance" else (),
     )

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.chat import seed_for
-from harness.config import MADE_HERE, Student, Study, Train
+from harness.config import MADE_HERE, Student, Study, Teacher, Train
 from harness.errors import ConfigError, TrainingError
 from harness.licences import check_licence
+from harness.lineage import teacher_of, teachers_behind
 from harness.models.chat_format import end_of_turn
 from harness.models.fresh import fresh_model, train_tokenizer
 from harness.models.load import LoadedModel, load_config_only, load_model, quiet_libraries
@@ -46,7 +47,7 @@ class Job:
     teacher_dir: Path | None
     corpus: Path
     work: Path
-    start_dir: Path | None = None  # of a student that goes on from a model of its own
+    start_dir: Path | None = None  # of a student that goes on from a model of its own, or from another arm
 
     @property
     def config(self) -> Train:
@@ -54,7 +55,8 @@ class Job:
         return self.student.train
 
     def stage(self, run: RunDir) -> Stage:
-        config = self.student.model_dump(mode="json", exclude={"name", "source", "sha256", "control_of", "pool"})
+        named = {"name", "source", "sha256", "licence", "control_of", "pool", "teacher"}  # who teaches is an input
+        config = self.student.model_dump(mode="json", exclude=named)
         config["train"].pop("corpus")
         for habit in ("checkpoint_every", "track"):  # may change without changing what comes out
             config["train"].pop(habit)
@@ -72,10 +74,15 @@ class Job:
         return Stage(f"train/{self.student.name}", run.arm(self.student.name), config, inputs)
 
     @property
+    def teacher(self) -> Teacher:
+        """Who teaches: the study's teacher, or another arm in its place."""
+        return teacher_of(self.study, self.student)
+
+    @property
     def teacher_digest(self) -> str:
         """What identifies the teacher: its files, and the server that answers for it where there is one."""
         assert self.teacher_dir is not None
-        table = self.study.teacher
+        table = self.teacher
         files = model_digest(self.teacher_dir)
         return digest([files, table.endpoint, table.model]) if table.endpoint else files
 
@@ -126,7 +133,7 @@ def train_arm(job: Job, stage: Stage, progress: Report) -> dict[str, Any]:
         student.model.activation_checkpointing_enable()
     summary = train(
         student.model,
-        teacher.model if teacher and not job.study.teacher.endpoint else None,
+        teacher.model if teacher and not job.teacher.endpoint else None,
         steps,
         stuff.held_out,
         config,
@@ -174,7 +181,8 @@ def licence_notes(job: Job) -> list[str]:
     """What the teacher's licence has to say of this training. Raises ConfigError where it forbids it as it stands."""
     if job.teacher_dir is None:
         return []
-    notes = check_licence(job.study.teacher.licence, job.study.purpose)
+    found = [check_licence(one.licence, job.study.purpose) for one in teachers_behind(job.study, job.student)]
+    notes = list(dict.fromkeys(note for notes in found for note in notes))
     for note in notes:
         say(note)
     return notes
@@ -192,7 +200,7 @@ def prepare(job: Job, progress: Report) -> tuple[LoadedModel, LoadedModel | None
         how = {"start": "scratch", "layers": job.student.shape.layers, "vocabulary": len(tokenizer)}
         how["parameters"] = sum(parameter.numel() for parameter in student.model.parameters())
         return student, None, text_material(job.corpus, config, tokenizer), how
-    teacher = (load_config_only if job.study.teacher.endpoint else load_model)(job.teacher_dir)
+    teacher = (load_config_only if job.teacher.endpoint else load_model)(job.teacher_dir)
     check_teacher_can(job)
     for parameter in teacher.model.parameters():
         parameter.requires_grad_(False)
@@ -233,7 +241,7 @@ def prepare(job: Job, progress: Report) -> tuple[LoadedModel, LoadedModel | None
 
 def check_teacher_can(job: Job) -> None:
     """Raise ConfigError when a term needs the teacher's weights and only a server is there."""
-    if not job.study.teacher.endpoint:
+    if not job.teacher.endpoint:
         return
     weights = job.config.terms.weights
     if job.student.start in MADE_HERE and job.student.start != "scratch":
@@ -276,7 +284,7 @@ def serve(
         stuff.held_out,
         config,
         teacher_digest=job.teacher_digest,
-        table=job.study.teacher,
+        table=job.teacher,
         seed=job.study.seed,
         precision=precision,
         progress=progress,
@@ -328,7 +336,7 @@ def save_model(student: LoadedModel, target: Path, card: str) -> None:
 
 def model_card(job: Job, how: dict[str, Any], summary: dict[str, Any], notes: list[str]) -> str:
     """README.md of a trained model: how it was made, from which teacher and under which licence."""
-    teacher = job.study.teacher
+    teacher = job.teacher
     terms = dump_json(job.config.terms.model_dump(exclude_none=True))
     kept = f", teacher layers {how['layers_kept']}" if "layers_kept" in how else ""
     lines = [
