@@ -10,6 +10,7 @@ import pytest
 from fixture_run import ARMS
 from fixture_study import FIRST, KEY, MARGIN_AT, execute, make_study
 
+from harness.stages import ratings_digest
 from reports.document import build
 from reports.load import load
 from reports.render import make
@@ -282,6 +283,26 @@ def test_fast_raters_are_a_rule(tmp_path: Path) -> None:
     report = build(load(root))
     assert report["raters"]["flagged"]["fast"] == ["R02"]
     assert report["arms"]["scratch"]["goal_achievement"]["sensitivity"]["without_fast_raters"]["raters_left_out"] == 1
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE guess SET larger = NULL WHERE rater = 1",
+        "UPDATE preference SET code = NULL",
+        "UPDATE rating SET satisfaction = 1 + satisfaction % 5 WHERE assignment = "
+        "(SELECT id FROM assignment WHERE kind = 'repeat' LIMIT 1)",
+        "UPDATE turn SET underruns = 9 WHERE rowid = (SELECT max(rowid) FROM turn WHERE role = 'assistant')",
+        "UPDATE assignment SET done_at = NULL WHERE id = 1",
+        "UPDATE study SET margin = 0.8",
+    ],
+)
+def test_whatever_a_report_reads_renews_it(mixed: Path, tmp_path: Path, sql: str) -> None:
+    (tmp_path / "study.db").write_bytes((mixed / "study.db").read_bytes())
+    before = ratings_digest(tmp_path / "study.db")
+    assert before == ratings_digest(mixed / "study.db")
+    execute(tmp_path, sql)
+    assert ratings_digest(tmp_path / "study.db") != before
 
 
 def test_json_follows_its_schema(mixed: Path, tmp_path: Path) -> None:
