@@ -289,7 +289,7 @@ def test_fast_raters_are_a_rule(tmp_path: Path) -> None:
     "sql",
     [
         "UPDATE guess SET larger = NULL WHERE rater = 1",
-        "UPDATE preference SET code = NULL",
+        "INSERT INTO preference SELECT rater, position, revision + 1, NULL, at FROM preference",
         "UPDATE rating SET satisfaction = 1 + satisfaction % 5 WHERE assignment = "
         "(SELECT id FROM assignment WHERE kind = 'repeat' LIMIT 1)",
         "UPDATE turn SET underruns = 9 WHERE rowid = (SELECT max(rowid) FROM turn WHERE role = 'assistant')",
