@@ -89,7 +89,7 @@ def invite(path: Path, count: int, actor: str, note: str = "") -> list[str]:
             "INSERT INTO invite (hash, created_at, note) VALUES (?, ?, ?)",
             [(hashlib.sha256(token.encode()).hexdigest(), now(), note) for token in tokens],
         )
-        _log(db, actor, "invite", f"{count}" + (f", {note}" if note else ""))
+        _log(db, actor, "invite", f"{count}")  # not the note: it may say a name, and goes with whoever withdraws
     return tokens
 
 

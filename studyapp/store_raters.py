@@ -34,12 +34,15 @@ def add_rater(
     """Enter a rater who has just consented, deal them their items, and return their cookie's token.
 
     Only the token's sha256 is stored. Judges and simulated raters have no lease, and their items are balanced among
-    themselves. Raises RefusedError.
+    themselves. Who joined before but never came back with the cookie (a double click, a lost connection) joins anew.
+    Raises RefusedError.
     """
     token = secrets.token_urlsafe(32)
     at = moment()
     with write(path) as db:
         facts = _open_study(db)
+        if kind == "person":
+            _forget_unseen(db, invite, crowd)
         invitation = _invitation(db, facts, invite) if kind == "person" else None
         number, slot = _number(db), _slot(db, kind)
         consented = (at, facts["consent_version"]) if kind == "person" else (None, None)
@@ -107,15 +110,36 @@ def withdraw(path: Path, rater: int) -> None:
         if row is None:
             return
         db.conn.execute("INSERT INTO withdrawal (label, at) VALUES (?, ?)", (row["label"], at))
-        for table in _TABLES_OF_A_RATER:
-            by_item = table in ("rating_event", "rating", "turn", "chat")
-            where = "assignment IN (SELECT id FROM assignment WHERE rater = ?)" if by_item else "rater = ?"
-            db.conn.execute(f"DELETE FROM {table} WHERE {where}", [rater])
         db.conn.execute("UPDATE invite SET rater = NULL, note = '' WHERE rater = ?", [rater])
-        db.conn.execute("DELETE FROM rater WHERE id = ?", [rater])
+        _delete(db, rater)
         db.conn.execute("INSERT INTO log (at, actor, action) VALUES (?, ?, 'withdraw')", (at, f"rater:{row['label']}"))
     with connect(path) as db:
         db.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _delete(db: Database, rater: int) -> None:
+    for table in _TABLES_OF_A_RATER:
+        by_item = table in ("rating_event", "rating", "turn", "chat")
+        where = "assignment IN (SELECT id FROM assignment WHERE rater = ?)" if by_item else "rater = ?"
+        db.conn.execute(f"DELETE FROM {table} WHERE {where}", [rater])
+    db.conn.execute("DELETE FROM rater WHERE id = ?", [rater])
+
+
+def _forget_unseen(db: Database, invite: str | None, crowd: Mapping[str, str] | None) -> None:
+    """Take back a joining with this invitation, or as this participant, whose rater has not seen any page.
+
+    The page opens with the cookie, so that cookie was lost on its way, and with it the only way back in.
+    """
+    who = [str((crowd or {}).get(name, ""))[:MAX_CROWD] for name in ("platform", "person", "study")]
+    lost = db.conn.execute(
+        "SELECT id FROM rater WHERE (id IN (SELECT rater FROM invite WHERE hash = ?)"
+        " OR id IN (SELECT rater FROM crowd WHERE platform = ? AND person = ? AND study = ? AND ?))"
+        " AND NOT EXISTS (SELECT 1 FROM assignment WHERE rater = rater.id AND opened_at IS NOT NULL)",
+        (_hash(invite or ""), *who, bool(crowd)),
+    ).fetchall()
+    for (rater,) in lost:
+        db.conn.execute("UPDATE invite SET rater = NULL, used_at = NULL WHERE rater = ?", [rater])
+        _delete(db, rater)
 
 
 def _open_study(db: Database) -> dict[str, Any]:

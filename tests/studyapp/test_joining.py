@@ -51,6 +51,7 @@ def test_an_invitation_is_good_for_one_rater(tmp_path):
     assert refused(session.join, path) == "invite"
     assert refused(session.join, path, invite="made up") == "invite"
     rater = newcomer(path, invite=first)
+    session.current(path, rater)
     assert refused(session.join, path, invite=first) == "invite"
     assert newcomer(path, invite=second).label == "R02"
     assert rows(path, "SELECT rater, used_at IS NOT NULL FROM invite ORDER BY id") == [(1, 1), (2, 1)]
@@ -62,16 +63,30 @@ def test_an_invitation_claimed_twice_at_once_lets_one_in(tmp_path):
     make(path, open_join=False)
     (token,) = store_owner_acts.invite(path, 1, "cli")
 
-    def claim(_):
-        try:
-            return session.join(path, invite=token)
-        except RefusedError as error:
-            return error.reason
-
     with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(claim, range(8)))
-    assert results.count("invite") == 7
+        cookies = list(pool.map(lambda _: session.join(path, invite=token), range(8)))
     assert rows(path, "SELECT count(*) FROM rater") == [(1,)]
+    (rater,) = [found for cookie in cookies if (found := session.who(path, cookie))]  # the one that came last
+    session.current(path, rater)
+    assert refused(session.join, path, invite=token) == "invite"
+
+
+@pytest.mark.parametrize("by", ["invite", "crowd"])
+def test_who_never_got_their_cookie_joins_anew_and_leaves_nothing_behind(tmp_path, by):
+    """A connection lost behind the button, or a double click: nobody has that cookie, nobody has seen a page."""
+    path = tmp_path / "study.db"
+    make(path, open_join=by == "crowd", ratings_per_cell=1)
+    how = {"crowd": {"platform": "prolific", "person": "5f1", "study": "s9", "session": "x1"}}
+    if by == "invite":
+        how = {"invite": store_owner_acts.invite(path, 1, "cli")[0]}
+    lost = session.join(path, **how)
+    rater = newcomer(path, **how)
+    assert session.who(path, lost) is None
+    assert rows(path, "SELECT label FROM rater") == [("R01",)]
+    assert rows(path, "SELECT count(*) FROM token") == [(1,)]
+    assert rate_all(path, rater, most=1).done == 1
+    assert refused(session.join, path, **how) == ("again" if by == "crowd" else "invite")
+    assert max(cells(path, "1").values()) == 1
 
 
 def test_open_studies_have_a_limit_that_invitations_pass(tmp_path):
@@ -114,7 +129,7 @@ def test_a_return_link_brings_a_rater_to_another_device(path):
 
 def test_a_participant_of_a_platform_joins_once(path):
     crowd = {"platform": "prolific", "person": "5f1", "study": "s9", "session": "x1"}
-    newcomer(path, crowd=crowd)
+    session.current(path, newcomer(path, crowd=crowd))
     assert refused(session.join, path, crowd={**crowd, "session": "x2"}) == "again"
     newcomer(path, crowd={**crowd, "person": "5f2"})
     assert rows(path, "SELECT rater, platform, person, study, session FROM crowd")[0] == (
@@ -127,7 +142,7 @@ def test_a_participant_of_a_platform_joins_once(path):
 
 def test_a_refused_newcomer_leaves_no_trace(path):
     crowd = {"platform": "prolific", "person": "5f1", "study": "s9", "session": "x1"}
-    newcomer(path, crowd=crowd)
+    session.current(path, newcomer(path, crowd=crowd))
     before = rows(path, "SELECT count(*) FROM assignment")
     (token,) = store_owner_acts.invite(path, 1, "cli")
     assert refused(session.join, path, crowd=crowd, invite=token) == "again"
@@ -285,8 +300,7 @@ def test_whoever_leaves_no_open_item_is_ever_with_two_raters(tmp_path, crossing)
 def fill_everything(path):
     """A rater with something of theirs in every table that there is."""
     secret = "QUITE-UNLIKELY-WORDS"
-    (invitation,) = store_owner_acts.invite(path, 1, "cli")
-    change(path, f"UPDATE invite SET note = 'for {secret}'")
+    (invitation,) = store_owner_acts.invite(path, 1, "cli", f"for {secret}")
     crowd = dict.fromkeys(("platform", "person", "study", "session"), secret)
     token = session.join(path, invite=invitation, crowd=crowd)
     rater = session.who(path, token)
