@@ -110,8 +110,17 @@ class Chats:
             self._over(key, answer)
 
     async def _keep(self, rater: Rater, turn: session.Turn, text: str, ended: Ended) -> None:
-        facts = {"finish": ended.finish, "underruns": ended.underruns, "late_s": ended.late_s, "failed": ended.failed}
-        await asyncio.to_thread(session.heard, self.db, rater, turn, text, **facts)
+        await asyncio.to_thread(
+            session.heard,
+            self.db,
+            rater,
+            turn,
+            text,
+            finish=ended.finish,
+            underruns=ended.underruns,
+            late_s=ended.late_s,
+            failed=ended.failed,
+        )
 
     def _over(self, key: tuple[int, int], answer: Answer) -> None:
         self.running.pop(key, None)

@@ -5,7 +5,7 @@ invisible through Gradio, which would cost a round of updates for each part.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 
@@ -70,7 +70,7 @@ def lay_out(t: Texts, *, panels: int, live: bool) -> Layout:
     parts["note"] = _markdown("note")
     with gr.Row(elem_id="buttons"):
         for name in ("back", "save", "next"):
-            variant = "secondary" if name == "back" else "primary"
+            variant: Literal["secondary", "primary"] = "secondary" if name == "back" else "primary"
             parts[name] = gr.Button(variant=variant, elem_id=name, **said[name])
     parts["hint"] = _markdown("hint", **said["hint"])
     with gr.Accordion(open=False, elem_id="problems", **said["problems"]) as parts["problems"]:

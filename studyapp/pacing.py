@@ -9,7 +9,7 @@ text and the pace alone. Where it is not, the tick is missed, the rest moves on 
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +109,7 @@ class Pacer:
         return shown
 
 
-async def paced(source: AsyncIterator[str], pace: Pace, *, failure: str = FAILURE) -> AsyncIterator[Shown]:
+async def paced(source: AsyncIterator[str], pace: Pace, *, failure: str = FAILURE) -> AsyncGenerator[Shown, None]:
     """Let out what `source` writes: yields all of the text that is shown so far, and at last one that has `ended`.
 
     The end is a tick of its own behind the last characters. A source that raises has failed: what came of it is let out

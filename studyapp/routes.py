@@ -115,8 +115,10 @@ def _leaving(app: "fastapi.FastAPI", pages: Pages) -> None:
 
     @app.get("/withdrawn")
     async def withdrawn(request: Request) -> Response:
-        values = {"title": "withdraw.done_title", "text": "withdraw.done", "here": "/withdrawn"}
-        return await answer(request, lambda asked: asked.page("notice", **values))
+        def act(asked: Asked) -> Response:
+            return asked.page("notice", title="withdraw.done_title", text="withdraw.done", here="/withdrawn")
+
+        return await answer(request, act)
 
 
 def _states(app: "fastapi.FastAPI", pages: Pages) -> None:
@@ -136,14 +138,18 @@ def _states(app: "fastapi.FastAPI", pages: Pages) -> None:
     @app.get("/closed")
     async def closed(request: Request) -> Response:
         def act(asked: Asked) -> Response:
-            shown = {"title": "closed.title", "text": "closed.text", "here": "/closed"}
-            return pages.state(asked, "closed", lambda view: asked.page("notice", **shown))
+            def show(view: session.View) -> Response:
+                return asked.page("notice", title="closed.title", text="closed.text", here="/closed")
+
+            return pages.state(asked, "closed", show)
 
         return await answer(request, act)
 
     @app.get("/paused")
     async def paused(request: Request) -> Response:
         asked = await Asked.of(request)
+        if asked.rater is None:
+            return asked.go("/")
         view = await asyncio.to_thread(session.current, pages.db, asked.rater)
         if view.state != "paused" and not await pages.away(view):
             return asked.go("/")
