@@ -1,7 +1,13 @@
-"""Connections to study.db: a fresh one for each call, foreign keys on, every commit on the disk."""
+"""Connections to study.db: one for each call, foreign keys on, every commit on the disk.
+
+To open one takes longer than to store a rating. So a process that serves keeps those that it has opened (`kept_open`):
+a call takes one that nobody uses, and gives it back.
+"""
 
 import contextlib
+import os
 import sqlite3
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -14,25 +20,51 @@ from harness.errors import RatingError
 from studyapp.schema import migrate
 
 BUSY_SECONDS = 10.0
+FULL = "PRAGMA synchronous = FULL"  # a rating that the page has confirmed survives a power cut
 
 # SQLite's busy handler sleeps and tries again, it does not queue: with many writers some wait ten times as long as
 # the others. One lock in front of it serves them in turn.
 _one_writer = threading.Lock()
 
+_kept: "dict[str, _Kept]" = {}
+
 
 @contextlib.contextmanager
 def connect(path: Path) -> Iterator[Database]:
-    """Open a study's database, which has to exist, for the length of a `with` block.
+    """A connection to a study's database, which has to exist, for the length of a `with` block.
 
-    Raises RatingError where there is no database. The connection belongs to the thread that opened it.
+    Raises RatingError where there is no database. Only the thread that runs the block may use the connection.
     """
-    if not Path(path).is_file():
+    try:
+        file = os.stat(path)
+        there = stat.S_ISREG(file.st_mode)
+    except OSError:
+        there = False
+    if not there:
         raise RatingError(f"no study database at {path}", hint="prepare the answers first, with viva answer")
-    db = _open(path)
+    kept, which = _kept.get(os.fspath(path)), (file.st_dev, file.st_ino)
+    db = (kept and kept.take(which)) or _open(path)
     try:
         yield db
-    finally:
+    except BaseException:
+        db.conn.close()  # whatever state it is in
+        raise
+    if kept is None or not kept.put(db, which):
         db.conn.close()
+
+
+@contextlib.contextmanager
+def kept_open(path: Path) -> Iterator[None]:
+    """While the `with` block runs, calls in this process keep their connections to this database for one another.
+
+    Afterwards none is left open. A file that was put in the place of the database is noticed as without this.
+    """
+    kept = _kept[os.fspath(path)] = _Kept()
+    try:
+        yield
+    finally:
+        del _kept[os.fspath(path)]
+        kept.end()
 
 
 @contextlib.contextmanager
@@ -46,8 +78,7 @@ def write(path: Path, *, durable: bool = True) -> Iterator[Database]:
     another connection wrote in between, and no timeout helps.
     """
     with _one_writer, connect(path) as db:
-        if not durable:
-            db.conn.execute("PRAGMA synchronous = NORMAL")
+        db.conn.execute(FULL if durable else "PRAGMA synchronous = NORMAL")  # a kept one is as its last call left it
         db.conn.execute("BEGIN IMMEDIATE")
         try:
             yield db
@@ -78,10 +109,44 @@ def moment(minutes: float = 0.0) -> str:
     return (datetime.now(UTC) + timedelta(minutes=minutes)).isoformat(timespec="milliseconds")
 
 
+class _Kept:
+    """Open connections to one database that no call uses just now, each with the file (device, inode) it leads to."""
+
+    def __init__(self) -> None:
+        self.idle: list[tuple[Database, tuple[int, int]]] = []
+        self.ended = False
+        self.lock = threading.Lock()
+
+    def take(self, file: tuple[int, int]) -> Database | None:
+        """One to this file, to use alone; None if a fresh one has to be opened."""
+        with self.lock:
+            while self.idle:
+                db, leads_to = self.idle.pop()
+                if leads_to == file:
+                    return db
+                db.conn.close()  # another file has taken the name
+        return None
+
+    def put(self, db: Database, file: tuple[int, int]) -> bool:
+        """Keep one for the next call; False if none will come."""
+        with self.lock:
+            if not self.ended:
+                self.idle.append((db, file))
+            return not self.ended
+
+    def end(self) -> None:
+        """Close all. One that is in use now is closed by its call."""
+        with self.lock:
+            self.ended = True
+            for db, _ in self.idle:
+                db.conn.close()
+
+
 def _open(path: Path) -> Database:
     # isolation_level None: the sqlite3 module begins no transaction of its own, so `write` is the only one that does.
-    conn = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    # A kept connection goes from thread to thread, but is never in two at once.
+    conn = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     conn.execute("PRAGMA foreign_keys = ON")
-    conn.execute("PRAGMA synchronous = FULL")  # a rating that the page has confirmed survives a power cut
+    conn.execute(FULL)
     conn.execute("PRAGMA secure_delete = ON")  # what a rater withdraws is overwritten, not only unlinked
     return Database(conn)

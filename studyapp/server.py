@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from harness.errors import RatingError
 from studyapp import session, store
 from studyapp.broker import Broker
-from studyapp.db import connect
+from studyapp.db import kept_open
 from studyapp.limits import Limits
 from studyapp.listening import allow_many, listen
 from studyapp.pages import PLAIN, Pages
@@ -57,8 +57,7 @@ def serve(
             allow_many()
             limits = limits or Limits()
             app = build(db_path, root_path=root_path, broker=broker, limits=limits, kind=kind)
-            # while one connection is open, closing another does not make SQLite tidy up its log and wait for the disk
-            with connect(db_path):
+            with kept_open(db_path):
                 _run(app, listener, host, root_path, limits, on_ready)
 
 

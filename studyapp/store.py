@@ -3,7 +3,7 @@
 store_raters: who takes part, and tokens; store_deal: what a new rater gets; store_pages: what a rater sees; store_rate:
 what a rater says; store_live: chats; store_owner: what the owner sees and does; store_setup: putting a study in.
 
-Every call opens its own connection (see db.py), so any thread may call. A function that returns after a write returns
+Every call has a connection to itself (see db.py), so any thread may call. A function that returns after a write returns
 after the commit.
 """
 
