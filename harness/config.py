@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from harness.benchmarks import NAME, Bench
+from harness.benchmarks import NAME, WORDS, Bench
 from harness.judge_table import JudgeTable
 from harness.rate_table import Rate
 from harness.terms import Table, Terms
@@ -215,6 +215,9 @@ class Study(Table):
     schema_: Literal[1] = Field(alias="schema", description="version of this format")
     name: str = Field(pattern=NAME, description="also the name of the run directory")
     seed: int = Field(0, ge=0, description="seed of everything random in the study")
+    family: Literal["causal-lm", "encoder", "ranker"] = Field(
+        "causal-lm", description="kind of models, teacher and students alike: they write, read texts, or rank items"
+    )
     purpose: str | None = Field(None, description="why the teacher's outputs are used, printed in the report")
     system: str | None = Field(None, description="system message of every chat; by default the template's own")
     teacher: Teacher = Field(description="the model whose behaviour is copied")
@@ -239,6 +242,13 @@ class Study(Table):
     def _teacher_apart(self) -> "Study":
         if self.teacher.name in self.arms[1:]:
             raise ValueError(f"a student is called {self.teacher.name!r}, which is the teacher's name")
+        return self
+
+    @model_validator(mode="after")
+    def _suites_of_the_family(self) -> "Study":
+        odd = [suite.name for suite in self.bench.all_suites if suite.name != WORDS]
+        if self.family != "causal-lm" and odd:
+            raise ValueError(f"the suite {odd[0]!r} asks models to write, and those of family {self.family!r} do not")
         return self
 
     @model_validator(mode="after")

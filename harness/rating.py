@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.blinding import arm_keys
 from harness.errors import ConfigError, RunError
+from harness.models.families import chats
 from harness.progress import bar, say
 from harness.rate_table import CHECK_EVERY, idle_keys, self_words
 from harness.records import Answer, KnownAnswer, read_jsonl
@@ -28,6 +29,10 @@ def prepare(run: Run) -> None:
     from studyapp import store
     from studyapp.texts import languages
 
+    if not chats(run.study.family):
+        raise ConfigError(
+            f"models of family = {run.study.family!r} do not chat, so there is nothing to rate", hint="see the report"
+        )
     rate = run.study.rate
     modes = {scenario.id: scenario.mode or rate.mode for scenario in run.scenarios}
     for idle in idle_keys(rate, modes.values()):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from harness.config import MADE_HERE, Student, Study, Train
 from harness.errors import ConfigError, RunError
 from harness.lineage import in_order, start_arm, teacher_of
+from harness.models.families import chats
 from harness.progress import bar, duration, leads, say
 from harness.records import Scenario, read_jsonl, write_atomic
 from harness.resources import resolve_file
@@ -230,23 +231,28 @@ def _trained_on(run: Run, arm: str) -> tuple[Train, Path] | None:
 
 
 def _bench(run: Run, arm: str, stage: Stage, progress: Any, shared: dict[str, Any]) -> None:
-    from harness.bench.job import study_job
-    from harness.bench.stage import bench_arm
-    from harness.bench.training_overlap import note_overlaps, texts_of, training_corpus
+    from harness.models.families import family_of
     from harness.tune import keep_big_blocks
 
     keep_big_blocks()
     started = now()
-    models = digest([stage.inputs["model"], stage.inputs["teacher"]])
     with _failing(stage, started):
-        job = study_job(
-            run.study, stage.folder, run.model_dir(arm), run.teacher_dir, bench_corpus(run.study), key=models
-        )
-        outputs = bench_arm(job, progress, shared)
-        if trained := _trained_on(run, arm):
-            progress(0, 0, "looking for its items in the training corpus")
-            outputs.append(note_overlaps(stage.folder, training_corpus(*trained), texts_of(job)))
-        stage.finish(outputs, started)
+        stage.finish(family_of(run.study.family).bench(run, arm, stage, progress, shared), started)
+
+
+def bench_texts(run: Run, arm: str, stage: Stage, progress: Any, shared: dict[str, Any]) -> list[Path]:
+    """Score an arm that writes on the study's suites, and look for their items in its corpus; returns the files."""
+    from harness.bench.job import study_job
+    from harness.bench.stage import bench_arm
+    from harness.bench.training_overlap import note_overlaps, texts_of, training_corpus
+
+    models = digest([stage.inputs["model"], stage.inputs["teacher"]])
+    job = study_job(run.study, stage.folder, run.model_dir(arm), run.teacher_dir, bench_corpus(run.study), key=models)
+    outputs = bench_arm(job, progress, shared)
+    if trained := _trained_on(run, arm):
+        progress(0, 0, "looking for its items in the training corpus")
+        outputs.append(note_overlaps(stage.folder, training_corpus(*trained), texts_of(job)))
+    return outputs
 
 
 def _costs(run: Run, arms: Sequence[str]) -> None:
@@ -255,7 +261,8 @@ def _costs(run: Run, arms: Sequence[str]) -> None:
 
     table = run.study.bench
     names = dict.fromkeys([run.study.teacher.name, *arms])
-    settings = Settings(table.cost_prompts, table.cost_batches, table.cost_output, table.cost_rounds)
+    output = table.cost_output if chats(run.study.family) else 0
+    settings = Settings(table.cost_prompts, table.cost_batches, output, table.cost_rounds, family=run.study.family)
     with bar("costs") as progress:
         bench_costs(
             {arm: run.dir.bench(arm) for arm in names},
@@ -270,6 +277,9 @@ def answer_stage(run: Run) -> None:
     """Let every arm answer every scenario that raters do not chat about live."""
     from harness import answers
 
+    if not chats(run.study.family):
+        say(f"answer: models of family = {run.study.family!r} do not chat, so there is nothing to rate")
+        return
     scenarios = [one for one in run.scenarios if (one.mode or run.study.rate.mode) != "live"]
     if not scenarios:
         say("answer: raters chat live about every scenario, so there is nothing to prepare")

@@ -1,7 +1,7 @@
 """The process in which one arm's costs are measured: it loads the model once and measures when it is told.
 
-`python -m harness.bench.cost_worker MODEL_DIR THREADS` reads requests from stdin and answers each on stdout, both JSON
-by line. In a process of its own the peak memory is the arm's and nobody else's; that all arms' processes wait together
+`python -m harness.bench.cost_worker MODEL_DIR THREADS [FAMILY]` reads requests from stdin and answers each on stdout,
+both JSON by line. In a process of its own the peak memory is the arm's and nobody else's; that all arms' processes wait together
 lets the measurements take turns.
 
     {"do": "load"}                                               -> what the model is (see `facts`)
@@ -20,6 +20,7 @@ from typing import Any
 
 from harness.bench.energy import Meter, find_meter, read
 from harness.errors import VivaError
+from harness.models.families import CAUSAL_LM
 
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".onnx", ".pt")
 
@@ -135,16 +136,17 @@ def measured(model: Any, prompt: int, output: int, batch: int, meter: Meter) -> 
     return {"first_seconds": first, "tokens_per_second": rate, "joules": used, "tokens": batch * output}
 
 
-def serve(directory: Path, threads: int) -> None:
-    """Answer requests until stdin ends."""
+def serve(directory: Path, threads: int, name: str = CAUSAL_LM) -> None:
+    """Answer requests until stdin ends; a model's family says what it is and what a use of it is."""
     # What libraries print must not stand among the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401  for the memory that libraries take
 
-    from harness.models.load import load_model
+    from harness.models.families import family_of
 
+    family = family_of(name)
     torch.set_num_threads(threads)
     loading = resident_bytes()
     model, meter = None, find_meter("cuda" if torch.cuda.is_available() else "cpu", threads)
@@ -152,12 +154,12 @@ def serve(directory: Path, threads: int) -> None:
         request = json.loads(line)
         asked = {key: value for key, value in request.items() if key != "do"}
         if request["do"] == "load":
-            model = load_model(directory).model
+            model = family.load(directory).model
             model = model.to("cuda") if torch.cuda.is_available() else model
-            answer = facts(model, directory, loading, meter)
+            answer = family.cost_facts(model, directory, loading, meter)
             answer["flops_per_token"] = flops_per_token(model, **asked)
         elif request["do"] == "time":
-            answer = measured(model, meter=meter, **asked)
+            answer = family.cost_measured(model, meter=meter, **asked)
         else:
             answer = {"peak_memory_bytes": resident_bytes(peak=True)}
             if torch.cuda.is_available():
@@ -168,6 +170,6 @@ def serve(directory: Path, threads: int) -> None:
 
 if __name__ == "__main__":
     try:
-        serve(Path(sys.argv[1]), int(sys.argv[2]))
+        serve(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
     except VivaError as error:
         sys.exit(error.what)

@@ -21,6 +21,7 @@ from typing import Any
 from harness.bench.cost_memory import groups
 from harness.bench.wire import Wire
 from harness.errors import RunError
+from harness.models.families import CAUSAL_LM
 from harness.records import dump_json, write_atomic
 from harness.rundir import digest, hardware, now
 
@@ -36,6 +37,7 @@ class Settings:
     """What is measured: every prompt length with every batch, `output` tokens each, `rounds` times.
 
     The first prompt and the first batch are those of the headline numbers. `threads`: None for what torch would take.
+    Of a family that does not write, `output` is 0: what is timed is one reading of the prompts.
     """
 
     prompts: tuple[int, ...] = (32, 512)
@@ -43,6 +45,7 @@ class Settings:
     output: int = 128
     rounds: int = 5
     threads: int | None = None
+    family: str = CAUSAL_LM
 
     @property
     def cells(self) -> list[dict[str, int]]:
@@ -79,9 +82,7 @@ def bench_costs(
     """
     teacher = next(iter(models))
     keys = {
-        arm: digest(
-            {"schema": SCHEMA, "settings": asdict(settings), "model": digests[arm], "teacher": digests[teacher]}
-        )
+        arm: digest({"schema": SCHEMA, "settings": _said(settings), "model": digests[arm], "teacher": digests[teacher]})
         for arm in models
     }
     todo = [arm for arm in models if not _finished(folders[arm] / "costs.json", keys[arm])]
@@ -103,6 +104,11 @@ def bench_costs(
             hint="the others are kept; run the command again to measure only these",
         )
     return [folders[arm] / "costs.json" for arm in models]
+
+
+def _said(settings: Settings) -> dict[str, Any]:
+    """The settings as a key has them; a family that writes is not named, as before there were others."""
+    return {name: value for name, value in asdict(settings).items() if (name, value) != ("family", CAUSAL_LM)}
 
 
 def _finished(path: Path, key: str) -> bool:
@@ -162,7 +168,7 @@ def _take_turns(
                 return None
 
         for name, directory in models.items():  # all begin at once: imports take seconds
-            alive[name] = stack.enter_context(_worker(directory, settings.threads))
+            alive[name] = stack.enter_context(_worker(directory, settings))
         for name in models:
             step(f"loading {name}")
             found[name] |= ask(name, do="load", context=context) or {}
@@ -186,14 +192,14 @@ def _take_turns(
 
 
 @contextmanager
-def _worker(directory: Path, threads: int | None) -> Iterator[Wire]:
+def _worker(directory: Path, settings: Settings) -> Iterator[Wire]:
     """A process that measures one model, ended however this ends."""
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    number = threads or int(os.environ.get("OMP_NUM_THREADS") or cores)
-    command = [sys.executable, "-m", "harness.bench.cost_worker", str(directory), str(number)]
+    number = settings.threads or int(os.environ.get("OMP_NUM_THREADS") or cores)
+    command = [sys.executable, "-m", "harness.bench.cost_worker", str(directory), str(number), settings.family]
     with tempfile.TemporaryFile() as words:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, env=environment

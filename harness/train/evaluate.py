@@ -1,7 +1,7 @@
 """How near the student is to its teacher on held-out texts, while it trains."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,11 @@ def logits_by_chunks(model: Any, batch: Batch, objective: Objective, head: Head 
         yield part
 
 
+def nearness(found: Mapping[str, float]) -> float:
+    """What counts of an evaluation: the held-out kl or, without a teacher, the perplexity."""
+    return found.get("kl", found["perplexity"])
+
+
 @dataclass(frozen=True)
 class Merit:
     """The evaluations so far: `at` by step, the best of them, and how many came since without being better."""
@@ -83,19 +88,21 @@ class Merit:
     best: float = math.inf
     waited: int = 0
 
-    def after(self, step: int, found: Mapping[str, float]) -> "Merit":
-        """With one more evaluation. What counts is the held-out kl or, without a teacher, the perplexity."""
-        value = found.get("kl", found["perplexity"])
+    def after(
+        self, step: int, found: Mapping[str, float], of: Callable[[Mapping[str, float]], float] = nearness
+    ) -> "Merit":
+        """With one more evaluation; `of` says what counts of it, lower being better."""
+        value = of(found)
         at = {**self.at, step: found}
         if value < self.best:
             return Merit(at, step, value, 0)
         return replace(self, at=at, waited=self.waited + 1)
 
 
-def figure_of_merit(lines: Sequence[Mapping[str, Any]]) -> Merit:
+def figure_of_merit(lines: Sequence[Mapping[str, Any]], of: Callable[[Mapping[str, float]], float] = nearness) -> Merit:
     """The merit of the lines of a metrics log: what a resumed training knows of its past."""
     merit = Merit()
     for line in lines:
         if line["step"] > 0 and "eval" in line:
-            merit = merit.after(line["step"], line["eval"])
+            merit = merit.after(line["step"], line["eval"], of)
     return merit

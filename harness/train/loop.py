@@ -14,13 +14,13 @@ from typing import Any
 
 from harness.config import Train
 from harness.errors import TrainingError
+from harness.models.families import CAUSAL_LM, Family, family_of
 from harness.progress import Report, say
 from harness.records import write_atomic
 from harness.train import checkpoint, parallel
-from harness.train.batches import Document, Row, pack, to_batch
-from harness.train.evaluate import evaluate, figure_of_merit
-from harness.train.objective import Objective, backward_row, counts, heads_of, mean_losses
-from harness.train.on_policy import rewritten
+from harness.train.batches import Document, Row
+from harness.train.evaluate import figure_of_merit
+from harness.train.objective import Objective, mean_losses
 from harness.train.trackers import trackers
 
 
@@ -44,40 +44,41 @@ def train(
     seed: int,
     end_of_turn: int,
     progress: Report,
+    family: Family | None = None,
 ) -> dict[str, Any]:
     """Train `student` in place over the planned `steps` and return a summary.
 
-    `teacher` may be None when no term needs it or a cache serves; its weights never change and it gets no gradient.
-    `place` receives metrics.jsonl and checkpoints/. With several processes each takes its share of a step's rows, and
-    the step is the same as with one. Raises TrainingError at the `bad_steps`-th loss or gradient that is not finite,
-    and KeyboardInterrupt after the running step, with a checkpoint, when the user presses Ctrl-C.
+    `family` (default: causal-lm) brings the passes; what a row is made of is its business alone. `teacher` may be None
+    when no term needs it or a cache serves; its weights never change and it gets no gradient. `place` receives
+    metrics.jsonl and checkpoints/. With several processes each takes its share of a step's rows, and the step is the
+    same as with one. Raises TrainingError at the `bad_steps`-th loss or gradient that is not finite, and
+    KeyboardInterrupt after the running step, with a checkpoint, when the user presses Ctrl-C.
     """
     import torch
 
     torch.manual_seed(seed)
+    family = family or family_of(CAUSAL_LM)
     student.train()
     learner = parallel.learner(student, objective.layers, objective.precision)
     teacher = parallel.place(teacher, objective.precision) if teacher is not None else None
     device = parallel.device()
     objective = replace(objective, in_step=learner.sharded)
     optimizer = make_optimizer(learner, config)
-    heads = (None, None) if learner.sharded else heads_of(student, teacher, objective.chunk)
-    if objective.chunk and heads[0] is None and not learner.sharded:
-        say("the student's own forward pass computes the logits, all at once (its head cannot be taken apart)")
+    heads = (None, None) if learner.sharded else family.heads(student, teacher, objective)
     first = 0
     saved = checkpoint.load(place.folder / "checkpoints", place.key)
     if saved:
         first = saved.restore(learner, optimizer)
         say(f"continuing after step {first} of {len(steps)}")
     log = MetricsLog(place.folder / "metrics.jsonl", first, config.track)
-    watched = pack(held_out[: config.evaluate_chats], config.row_tokens)
+    watched = family.held_out(held_out, config, objective)
     if not learner.sharded:
         watched = parallel.share(watched)
     tokens, spent = int(log.last.get("tokens", 0)), float(log.last.get("seconds", 0.0))
     fresh_tokens, bad, begun, why = 0, 0, time.monotonic(), "tokens"
-    merit = figure_of_merit(log.lines)
+    merit = figure_of_merit(log.lines, family.merit)
     if first == 0:
-        log.write({"step": 0, "tokens": 0, "eval": evaluate(student, teacher, watched, objective, heads)})
+        log.write({"step": 0, "tokens": 0, "eval": family.evaluate(student, teacher, watched, objective, heads)})
 
     with stop_after_step() as asked, closing(log):
         for index in range(first, len(steps)):
@@ -85,13 +86,12 @@ def train(
                 group["lr"] = learning_rate(index, len(steps), config)
             mine, along = learner.share(steps[index])
             with learner.whole() if "on_policy" in config.terms.weights else nullcontext():
-                rows = rewritten(mine, index, student, config.terms.on_policy, seed=seed, end=end_of_turn)
-            totals = parallel.add_up(*(counts(row, config.terms) for row in rows))
+                rows = family.draw(mine, index, student, objective, seed=seed, end=end_of_turn)
+            totals = parallel.add_up(*(family.counts(row, config.terms) for row in rows))
             parts = []
             # Rows that a sharded student's process runs along with count nothing: their totals are zero.
             for row, of in [*((row, totals) for row in rows), *((row, Counter()) for row in along)]:
-                batch = to_batch(row, objective.every_token and not row.on_policy, device)
-                parts.append(backward_row(student, teacher, batch, objective, of, heads))
+                parts.append(family.backward(student, teacher, row, objective, of, heads, device))
             learner.add_up_gradients()
             losses = mean_losses([parallel.add_up(*parts)], config.terms)
             norm = learner.clip(config.clip)
@@ -121,8 +121,8 @@ def train(
             if config.minutes is not None and parallel.any_of(spent + seconds >= 60 * config.minutes) and not last:
                 last, why = True, "minutes"
             if (index + 1) % config.evaluate_every == 0 or last:
-                line["eval"] = evaluate(student, teacher, watched, objective, heads)
-                merit = merit.after(index + 1, line["eval"])
+                line["eval"] = family.evaluate(student, teacher, watched, objective, heads)
+                merit = merit.after(index + 1, line["eval"], family.merit)
                 if merit.best_step == index + 1 and config.keep == "best":
                     checkpoint.save_weights(place.folder / "checkpoints" / "best", learner)
                 if config.patience is not None and merit.waited >= config.patience and not last:

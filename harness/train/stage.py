@@ -10,7 +10,7 @@ from harness.config import MADE_HERE, Student, Study, Teacher, Train
 from harness.errors import ConfigError, TrainingError
 from harness.licences import check_licence
 from harness.lineage import teacher_of, teachers_behind
-from harness.models.chat_format import end_of_turn
+from harness.models.families import Family, check_terms, family_of
 from harness.models.fresh import fresh_model, train_tokenizer
 from harness.models.load import LoadedModel, load_config_only, load_model, quiet_libraries
 from harness.models.lora import adapt, merge
@@ -22,7 +22,7 @@ from harness.resources import resolve_file, staging
 from harness.rundir import RunDir, Stage, digest, now, sha256_file
 from harness.texts import read_text_corpus
 from harness.train import checkpoint, parallel
-from harness.train.batches import Row, plan_digest, plan_steps
+from harness.train.batches import Row, plan_digest
 from harness.train.cached import Served, serve_from_cache
 from harness.train.cross import Shared, shared_tokens
 from harness.train.layers import LayerTerms
@@ -79,6 +79,11 @@ class Job:
         return teacher_of(self.study, self.student)
 
     @property
+    def family(self) -> Family:
+        """What kind of models are trained."""
+        return family_of(self.study.family)
+
+    @property
     def teacher_digest(self) -> str:
         """What identifies the teacher: its files, and the server that answers for it where there is one."""
         assert self.teacher_dir is not None
@@ -106,29 +111,18 @@ def train_arm(job: Job, stage: Stage, progress: Report) -> dict[str, Any]:
     tuned = keep_big_blocks()
     notes = licence_notes(job)
     progress(0, 0, "loading the teacher" if job.teacher_dir else "making a tokenizer and a model")
-    student, teacher, stuff, how = prepare(job, progress)
-    steps = plan_steps(
-        stuff.documents,
-        tokens=config.tokens,
-        row_tokens=config.row_tokens,
-        accumulate=config.accumulate,
-        seed=job.own_seed("order"),
-    )
+    family = job.family
+    check_terms(family, config.terms.weights, job.student.name)
+    if config.cache is not None and not family.cached:
+        raise ConfigError(f"train.cache cannot serve family = {family.name!r}", hint="drop it: the teacher runs along")
+    student, teacher, stuff, how = family.prepare(job, progress)
+    steps = family.steps(stuff, config, job.own_seed("order"))
     precision = choose_precision(config.precision)
     say(
         f"{job.student.name}: {how['parameters'] / 1e6:.1f}M parameters, {len(steps)} steps, {precision} forward"
         + (", allocator keeps big blocks" if tuned else "")
     )
-    served = serve(job, teacher, student, steps, stuff, precision, progress)
-    objective = Objective(
-        terms=config.terms,
-        vocabulary=vocabulary_size((teacher or student).tokenizer),
-        chunk=config.chunk_tokens,
-        precision=precision,
-        layers=layer_terms(job, student, teacher, how),
-        cache=served.cache,
-        shared=shared_of(job, student, teacher),
-    )
+    objective, facts = family.objective(job, student, teacher, how, steps, stuff, precision, progress)
     if config.gradient_checkpointing:
         student.model.activation_checkpointing_enable()
     summary = train(
@@ -140,15 +134,16 @@ def train_arm(job: Job, stage: Stage, progress: Report) -> dict[str, Any]:
         objective,
         Place(stage.folder, stage.key),
         seed=job.own_seed("train"),
-        end_of_turn=end_of_turn(student.tokenizer),
+        end_of_turn=family.end(student.tokenizer),
         progress=progress,
+        family=family,
     )
     parallel.unsplit(student.model)
 
     def finish() -> dict[str, Any]:
         model = merge(student.model) if config.lora else student.model
         model_dir = stage.folder / "model"
-        save_model(LoadedModel(model, student.tokenizer), model_dir, model_card(job, how, summary, notes))
+        family.save(LoadedModel(model, student.tokenizer), model_dir, model_card(job, how, summary, notes))
         manifest = stage.finish(
             [*model_dir.iterdir(), stage.folder / "metrics.jsonl"],
             started,
@@ -160,13 +155,37 @@ def train_arm(job: Job, stage: Stage, progress: Report) -> dict[str, Any]:
                 "processes": parallel.world(),
                 "plan": plan_digest(steps),
                 "allocator_tuned": tuned,
-                **served.facts,
+                **facts,
             },
         )
         checkpoint.clear(stage.folder / "checkpoints")
         return manifest
 
     return parallel.by_main(finish)
+
+
+def objective_of(
+    job: Job,
+    student: LoadedModel,
+    teacher: LoadedModel | None,
+    how: dict[str, Any],
+    steps: list[list[Row]],
+    stuff: Material,
+    precision: str,
+    progress: Report,
+) -> tuple[Objective, dict[str, Any]]:
+    """The objective of a model that writes, its cache filled, and what the manifest should know of it."""
+    served = serve(job, teacher, student, steps, stuff, precision, progress)
+    objective = Objective(
+        terms=job.config.terms,
+        vocabulary=vocabulary_size((teacher or student).tokenizer),
+        chunk=job.config.chunk_tokens,
+        precision=precision,
+        layers=layer_terms(job, student, teacher, how),
+        cache=served.cache,
+        shared=shared_of(job, student, teacher),
+    )
+    return objective, served.facts
 
 
 def shared_of(job: Job, student: LoadedModel, teacher: LoadedModel | None) -> Shared | None:
