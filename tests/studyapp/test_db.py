@@ -74,8 +74,9 @@ def test_a_call_that_outlasts_the_server_ends_well_and_closes_its_own(db):
 
 def test_the_connection_of_a_call_that_failed_is_not_used_again(db):
     with kept_open(db):
-        with pytest.raises(sqlite3.IntegrityError), write(db) as failed:
-            failed.conn.executescript("UPDATE study SET name = 'half'; UPDATE study SET side = 9")
+        with pytest.raises(sqlite3.IntegrityError), write(db) as failed:  # noqa: PT012
+            failed.conn.execute("UPDATE study SET name = 'half', side = 4")
+            failed.conn.execute("UPDATE study SET side = 9")
         assert not is_open(failed.conn)
         assert rows(db, "SELECT name FROM study") == [("small",)]
 
