@@ -9,7 +9,7 @@ import json
 import logging
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -50,7 +50,11 @@ class Typist:
         pass
 
 
-async def main(order: dict[str, object]) -> None:
+def say_ready() -> None:
+    print("http ready", flush=True)
+
+
+async def main(order: dict[str, object], ready: Callable[[], None] = say_ready) -> None:
     db = Path(str(order["db"]))
     with closing(sqlite3.connect(db)) as connection:
         keys = [key for (key,) in connection.execute("SELECT key FROM arm ORDER BY rowid")]
@@ -62,7 +66,7 @@ async def main(order: dict[str, object]) -> None:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.02)
-        print("http ready", flush=True)
+        ready()
         await serving
 
 
