@@ -1,8 +1,12 @@
-"""axe-core looks at every page that a rater meets, light and dark; it finds nothing serious."""
+"""axe-core looks at every page that a rater or the study's owner meets, light and dark; it finds nothing serious."""
 
 import pytest
+from owned_study import make_owned
 from playwright.sync_api import expect
 from rater import join, mark, rater_at, save, say, wait_for_item
+from served import serving
+
+from studyapp import owner_lock, store_owner_acts
 
 pytestmark = pytest.mark.browser
 
@@ -80,4 +84,34 @@ def test_a_live_chat(browser, live, scheme):
         page.locator("#finish").click()
         page.locator("#marks-1").wait_for()
         found += faults(page, "to be rated")
+        assert found == []
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_owners_pages(browser, tmp_path, scheme):
+    db = make_owned(tmp_path / "study.db")
+    owner_lock.seal(db, "a long password")
+    with serving(db) as server, rater_at(browser, f"{server.url}owner", color_scheme=scheme) as page:
+        found = faults(page, "login")
+        for password, shown in (("a wrong password", "a refused login"), ("a long password", "progress")):
+            page.get_by_label("Password").fill(password)
+            page.get_by_role("button", name="Log in").click()
+            page.get_by_text("That is not" if shown == "a refused login" else "Full cells").first.wait_for()
+            found += faults(page, shown)
+        for name, heading in (("raters", "Raters"), ("notes", "Comments and problems"), ("export", "Export")):
+            page.goto(f"{server.url}owner/{name}")
+            expect(page.get_by_role("heading", level=1)).to_have_text(heading)
+            found += faults(page, name)
+        page.goto(f"{server.url}owner/invites")
+        page.get_by_label("How many").fill("2")
+        page.get_by_role("button", name="Make links").click()
+        page.get_by_label("New links").wait_for()
+        found += faults(page, "invites")
+        store_owner_acts.set_state(db, "close", "cli")
+        page.goto(f"{server.url}owner/log")
+        expect(page.get_by_role("cell", name="close")).to_be_visible()
+        found += faults(page, "log")
+        page.goto(f"{server.url}owner")
+        expect(page.get_by_text("Arms, by number")).to_be_visible()
+        found += faults(page, "progress of a closed study")
         assert found == []
