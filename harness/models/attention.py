@@ -1,7 +1,8 @@
 """Attention within documents: packed rows without a mask of all pairs, and queries, keys and values for who asks.
 
 A packed row holds documents end to end, and none attends to another. A mask says so at the price of all pairs of the
-row; here each document is attended to on its own, by torch's fused causal kernel. Registered with transformers as an
+row; here each document is attended to on its own, by torch's fused kernel: causally by a model that writes, both ways
+by an encoder. Registered with transformers as an
 attention implementation, so it serves every architecture that goes through its attention interface; one that mixes
 tokens in another way (recurrent layers, chunks, sinks, biases) is refused rather than packed wrongly.
 """
@@ -29,6 +30,7 @@ class Rule:
     scaling: float
     window: int | None = None
     softcap: float | None = None
+    causal: bool = True
 
     def scores(self, query_HTd: "torch.Tensor", key_KTd: "torch.Tensor") -> "torch.Tensor":
         """What enters the softmax, [H, T, T], before anything is masked; H is a multiple of K (groups of queries)."""
@@ -43,12 +45,14 @@ class Rule:
         import torch
 
         every_TT = torch.ones(length, length, dtype=torch.bool, device=device)
+        if not self.causal:
+            return every_TT
         past_TT = every_TT.tril()
         return past_TT if not self.narrows(length) else past_TT & every_TT.triu(1 - (self.window or 0))
 
     def narrows(self, length: int) -> bool:
         """Whether the window is smaller than a document of this length."""
-        return self.window is not None and self.window < length
+        return self.causal and self.window is not None and self.window < length
 
 
 @dataclass
@@ -69,6 +73,7 @@ class _Now:
     """The forward pass that is under way; `attended` and `windows` are filled by it, to be checked at its end."""
 
     lengths: tuple[int, ...]
+    writes: bool = True
     seen: Seen | None = None
     layers: frozenset[int] = frozenset()
     attended: set[int] = field(default_factory=set)
@@ -91,7 +96,7 @@ def packed(model: Any, lengths: Sequence[int], seen: Seen | None = None, layers:
     _register()
     before, outer = model.config._attn_implementation, _now
     model.set_attn_implementation(NAME)
-    _now = now = _Now(tuple(lengths), seen, frozenset(layers))
+    _now = now = _Now(tuple(lengths), model.can_generate(), seen, frozenset(layers))
     try:
         yield
     finally:
@@ -147,15 +152,18 @@ def _attend(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple["torch.Tensor", None]:
-    """Causal attention, document by document. [1, H, T, d] in, [1, T, H, d] out."""
+    """Attention, document by document. [1, H, T, d] in, [1, T, H, d] out."""
     import torch
 
-    _refuse(module, attention_mask, kwargs)
+    given = kwargs.get("is_causal")
+    causal = bool(getattr(module, "is_causal", _now.writes) if given is None else given)
+    _refuse(module, attention_mask, causal, kwargs)
     rule = Rule(
         scaling=query_BHTd.shape[-1] ** -0.5 if scaling is None else scaling,
         # Some architectures (Qwen 2 MoE) keep the window to themselves and put it into the mask only.
         window=getattr(module, "sliding_window", None) if sliding_window is None else sliding_window,
         softcap=softcap,
+        causal=causal,
     )
     layer, seen = module.layer_idx, _now.seen
     _now.attended.add(layer)
@@ -174,13 +182,12 @@ def _attend(
     return torch.cat(parts, dim=1).transpose(0, 1)[None].contiguous(), None
 
 
-def _refuse(module: Any, attention_mask: Any, kwargs: dict[str, Any]) -> None:
-    """Raise ConfigError for attention that is more than queries, keys, values and a causal mask."""
+def _refuse(module: Any, attention_mask: Any, causal: bool, kwargs: dict[str, Any]) -> None:
+    """Raise ConfigError for attention that is more than queries, keys, values and, for who writes, a causal mask."""
     found = [name for name in ALTERING if kwargs.get(name) is not None]
     if attention_mask is not None:
         found.append("attention_mask")
-    causal = kwargs.get("is_causal")
-    if not (getattr(module, "is_causal", True) if causal is None else causal):
+    if _now.writes and not causal:
         found.append("is_causal = false")
     if found:
         raise ConfigError(f"{type(module).__name__} cannot read packed rows: it attends by {found[0]}", hint=HINT)
@@ -203,7 +210,7 @@ def _one_document(
             value_HTd[None],
             attn_mask=mask_TT,
             dropout_p=dropout,
-            is_causal=mask_TT is None,
+            is_causal=rule.causal and mask_TT is None,
             scale=rule.scaling,
         )[0]
     score_HTT = rule.scores(query_HTd, key_KTd)

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    student: Any, teacher: Any, rows: Sequence[Row], objective: Objective, heads: tuple[Head | None, Head | None]
+    student: Any,
+    teacher: Any,
+    rows: Sequence[Row],
+    objective: Objective,
+    heads: tuple[Head | None, Head | None],
+    batch_of: Callable[..., Batch] = to_batch,
 ) -> dict[str, float]:
     """Perplexity on held-out texts and, with a teacher, KL(teacher || student) in nats per token and the share of
     tokens at which both find the same one likeliest. Of several processes each brings `rows` of its own.
@@ -34,7 +39,7 @@ def evaluate(
     student.eval()
     with torch.inference_mode():
         for row in rows:
-            batch = to_batch(row, device=next(student.parameters()).device)
+            batch = batch_of(row, device=next(student.parameters()).device)
             coarse = objective.cache.read(row.documents) if asked and teacher is None and objective.cache else None
             theirs = logits_by_chunks(teacher, batch, objective, heads[1]) if asked and coarse is None else None
             start = 0
@@ -66,7 +71,7 @@ def logits_by_chunks(model: Any, batch: Batch, objective: Objective, head: Head 
         if head is None:
             logits_NV = model(**given).logits[0][batch.keep_N]
         else:
-            hidden_ND = model.get_decoder()(**given).last_hidden_state[0][batch.keep_N]
+            hidden_ND = head.taken(model.get_decoder()(**given).last_hidden_state[0][batch.keep_N])
     for start in range(0, len(batch.keep_N), objective.chunk or len(batch.keep_N)):
         stop = start + (objective.chunk or len(batch.keep_N))
         with forward_precision(objective.precision, batch.ids_1T.device.type):

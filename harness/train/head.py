@@ -20,12 +20,18 @@ class Head:
     """A model's way from its last hidden states to its logits.
 
     `after` is what the architecture does to the product (soft-capping in Gemma 2, scaling in Cohere and Granite), None
-    where it does nothing.
+    where it does nothing. `before` is what it does to hidden states [N, D] on the way to the matrix (the transform of
+    a masked-LM head), None where they go there as they are.
     """
 
     weight_VD: "torch.Tensor"
     bias_V: "torch.Tensor | None"
     after: "Callable[[torch.Tensor], torch.Tensor] | None"
+    before: "Callable[[torch.Tensor], torch.Tensor] | None" = None
+
+    def taken(self, hidden_ND: "torch.Tensor") -> "torch.Tensor":
+        """What the matrix is multiplied with, of hidden states of the last layer."""
+        return self.before(hidden_ND) if self.before else hidden_ND
 
     def logits(self, hidden_ND: "torch.Tensor") -> "torch.Tensor":
         """Logits [N, V] in float32, with the gradients of ordinary autograd."""

@@ -162,7 +162,8 @@ def state_loss(
 def scores_loss(student: Heads, teacher: Heads) -> torch.Tensor:
     """Mean squared difference per query [T] of the scores before the softmax (TinyBERT, Jiao et al. 2020, eq. 7).
 
-    Averaged over heads and over the keys that both sides see: earlier ones of the document, within both windows.
+    Averaged over heads and over the keys that both sides see: those of the document, for models that write the earlier
+    ones within both windows.
     """
     allowed_TT = _allowed(student, teacher)
     ours_HTT = student.rule.scores(student.query, student.key)

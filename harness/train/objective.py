@@ -23,6 +23,7 @@ from harness.train.slopes import coarse_slope, divergence_slope, knobs_of, nll_s
 if TYPE_CHECKING:
     import torch
 
+    from harness.models.encoder.masking import Masking
     from harness.train.cache import TeacherCache
     from harness.train.signals import Coarse
 
@@ -38,7 +39,8 @@ class Objective:
     `vocabulary` is the number of tokens that the tokenizer knows: models that share it may be padded to different
     sizes, and what is behind takes no part in the comparison. `cache` serves `kd` in the teacher's place. `chunk` is
     the number of positions that go through the head at once, 0 for the plain path. `in_step`: models are split over
-    processes, so every row has to run the same passes, whatever it needs of them.
+    processes, so every row has to run the same passes, whatever it needs of them. `masking` says which tokens an
+    encoder predicts.
     """
 
     terms: Terms
@@ -49,6 +51,7 @@ class Objective:
     cache: "TeacherCache | None" = None
     shared: "cross.Shared | None" = None
     in_step: bool = False
+    masking: "Masking | None" = None
 
     @property
     def every_token(self) -> bool:
@@ -165,7 +168,7 @@ def backward_row(
         roots = [_weighted(rest, scale, hidden_TD if hidden_TD is not None else logits_TV)] if rest else []
         if not active.keys() <= rest.keys() and len(batch.keep_N):
             if heads[0]:
-                kept_ND = hidden_TD[batch.keep_N]
+                kept_ND = heads[0].taken(hidden_TD[batch.keep_N])
                 with forward_precision(objective.precision, batch.ids_1T.device.type):
                     grad_ND = backward_by_chunks(kept_ND, heads[0], objective.chunk, slope)
                 torch.autograd.backward([kept_ND, *roots], [grad_ND, *([None] * len(roots))])
@@ -211,7 +214,7 @@ def ask_teacher(
         hidden_TD, logits_TV, states = _forward(teacher, batch, head, bool(layers and layers.hidden_wanted))
         taught_N = batch.keep_N[batch.taught_N]
         return TeacherSays(
-            hidden_ND=hidden_TD[taught_N] if head else None,
+            hidden_ND=head.taken(hidden_TD[taught_N]) if head else None,
             head=head,
             logits_NV=None if head else logits_TV[taught_N].float(),
             coarse=coarse,
