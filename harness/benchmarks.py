@@ -42,7 +42,11 @@ class SuiteTable(Table):
     data: str | None = Field(
         None, description="the task's data as a file (JSONL, CSV, Parquet) or a folder of them, in place of the hub"
     )
-    texts: str | None = Field(None, description="in place of a task: perplexity of the texts in this file")
+    texts: str | None = Field(
+        None,
+        description="in place of a task: perplexity of the texts in this file, or of what the "
+        "assistant says in its chats",
+    )
     text_column: str | None = Field(None, description="texts: column that holds the text; default text")
     group_column: str | None = Field(None, description="texts: rows that share its value are one document")
     split: str | None = Field(

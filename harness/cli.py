@@ -100,6 +100,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _corpus_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", default="data:prompts/everyday.jsonl", metavar="FILE", help="JSONL of prompts")
+    parser.add_argument("--systems", metavar="FILE", help="JSONL of system messages: one is drawn for each chat")
+    parser.add_argument("--held-out", action="store_true", help="only the prompts that no training sees")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="corpus to write or to continue")
     parser.add_argument("--samples", type=int, default=1, metavar="N", help="answers per prompt (default: 1)")
     parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="longest answer (default: 128)")

@@ -77,7 +77,7 @@ class Train(Table):
     corpus: str = Field(description="JSONL of chats or of texts, or a table of texts: data:..., pypi:... or a path")
     text_column: str | None = Field(None, description="CSV, Parquet: the column that holds the text; default text")
     group_column: str | None = Field(None, description="CSV, Parquet: rows that share its value are one document")
-    texts: int | None = Field(None, ge=1, description="plain texts: so many of the corpus, by hash; all by default")
+    texts: int | None = Field(None, ge=1, description="so many chats or texts of the corpus, by hash; all by default")
     tokens: int = Field(gt=0, description="tokens to train on, prompts included; the corpus repeats if it is shorter")
     terms: Terms = Field(description="what the training minimises")
     lr: float = Field(5e-4, gt=0, description="peak learning rate of AdamW")

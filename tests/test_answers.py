@@ -7,7 +7,7 @@ import pytest
 from harness.answers import answer_all, answer_stage
 from harness.chat import Sampling, seed_for, write_answers
 from harness.config import Study
-from harness.corpus import is_held_out, make_corpus, read_corpus
+from harness.corpus import System, is_held_out, make_corpus, read_corpus
 from harness.errors import ConfigError
 from harness.progress import quiet
 from harness.records import Answer, Message, Prompt, Scenario, drop_torn_line, read_jsonl
@@ -149,6 +149,34 @@ def test_the_held_out_part_follows_the_prompt_alone(tmp_path: Path) -> None:
     assert all(is_held_out(chat.messages[0].content) for chat in held_out)
     assert not any(is_held_out(chat.messages[0].content) for chat in train)
     assert 5 < len(held_out) < 40
+
+
+def test_a_part_of_a_corpus_is_a_part_of_every_larger_one_in_the_files_order(tmp_path: Path) -> None:
+    path = tiny_corpus(tmp_path / "corpus.jsonl", 100)
+    whole, held_out = read_corpus(path)
+    some, same = read_corpus(path, 30)
+    few, _ = read_corpus(path, 10)
+    assert (len(few), len(some), same) == (10, 30, held_out)
+    assert few == [chat for chat in some if chat in few]
+    assert some == [chat for chat in whole if chat in some]
+    assert read_corpus(path, 1000)[0] == whole
+    assert few != whole[:10]  # chosen by hash, whatever the order of the file
+
+
+def test_chats_under_drawn_system_messages_stay_on_their_prompts_side(tmp_path: Path) -> None:
+    prompts = [Prompt(id=f"p{n}", kind="k", prompt=f"prompt {n}") for n in range(40)]
+    systems = [System(id="a", system="Give reasons."), System(id="b", system="Go by steps.")]
+    out = tmp_path / "explained.jsonl"
+    make_corpus(
+        tiny_model(), prompts, out, samples=1, sampling=SAMPLING, seed=1, system="Be kind.", systems=systems, batch=40,
+        progress=quiet,
+    )  # fmt: skip
+    train, held_out = read_corpus(out)
+    chats = {chat.id: chat for chat in [*train, *held_out]}
+    assert {chat.messages[0].content for chat in chats.values()} == {"Give reasons.", "Go by steps."}
+    assert {chat.messages[1].content for chat in held_out} == {
+        prompt.prompt for prompt in prompts if is_held_out(prompt.prompt) and f"{prompt.id}.0" in chats
+    }
 
 
 def test_a_corpus_line_that_is_wrong_is_named(tmp_path: Path) -> None:

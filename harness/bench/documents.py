@@ -20,8 +20,8 @@ from harness.bench.rows import read, target_scores
 from harness.bench.tokens import prefix_token, rolling_windows, window_length
 from harness.errors import ConfigError
 from harness.models.load import LoadedModel
-from harness.records import Score
-from harness.texts import KINDS, Text, read_texts
+from harness.records import Chat, Score, read_jsonl
+from harness.texts import KINDS, Text, is_text_corpus, read_texts
 
 CONTEXT = 1024  # tokens that a prediction sees at most, unless the suite says otherwise
 
@@ -54,6 +54,13 @@ def read_documents(
     if not found:
         raise ConfigError(f"{path} holds no text", hint="there is nothing to score")
     return found
+
+
+def read_chats(path: Path) -> list[Chat]:
+    """The chats of a JSONL whose rows hold messages; none for any other file."""
+    if path.suffix != ".jsonl" or not path.is_file() or is_text_corpus(path):
+        return []
+    return read_jsonl(path, Chat)
 
 
 def _parts(text: str, split: str) -> list[str]:

@@ -9,15 +9,15 @@ from typing import Any
 
 from harness.bench import words
 from harness.bench.backends import attach, backend_arguments, check_backend, check_chat_template, make_lm
-from harness.bench.documents import read_documents
+from harness.bench.documents import read_chats, read_documents
 from harness.bench.job import Job
 from harness.bench.resume import Kept
 from harness.bench.suite_files import own_files
 from harness.bench.suites import Suite, first_line, load_suite
-from harness.benchmarks import RESERVED, WORDS, SuiteTable
+from harness.benchmarks import OF_TEXTS, RESERVED, WORDS, SuiteTable
 from harness.errors import ConfigError, RunError
 from harness.models.load import LoadedModel, load_model
-from harness.records import dump_json, write_atomic
+from harness.records import Chat, dump_json, write_atomic
 from harness.rundir import sha256_file
 from harness.texts import Text
 
@@ -108,10 +108,22 @@ def _size(job: Job, table: SuiteTable, shared: Shared) -> int:
     if table.what == WORDS:
         return job.held.first(limit).size
     if table.texts:
-        return len(_texts(job, table))
+        return len(_chats(job, table) or _texts(job, table))
     if table.name not in shared:
         shared[table.name] = load_suite(table, job.base, trust_code=job.trust_code)
     return shared[table.name].size(limit)
+
+
+def _chats(job: Job, table: SuiteTable) -> list[Chat]:
+    """The chats of a suite of texts whose file holds chats; none for any other."""
+    chats = read_chats(job.base / str(table.texts))
+    if chats and (idle := table.given & set(OF_TEXTS)):
+        raise ConfigError(f"{min(idle)} does nothing with the chats of {table.texts}", hint="leave it out")
+    if chats and not job.local(table):
+        raise ConfigError(
+            f"backend = {job.backend!r} reads no chats, and {table.texts} holds chats", hint='take backend = "viva"'
+        )
+    return chats[: job.limit_of(table)]
 
 
 def _texts(job: Job, table: SuiteTable) -> list[Text]:
@@ -166,6 +178,8 @@ def _outcome(
         held = job.held.first(job.limit_of(table))
         student, teacher = arm.student, arm.teacher if held.chats or held.texts else None
         return *words.run_words(held, student, teacher, on_done), {}
+    if table.texts and (chats := _chats(job, table)):
+        return *words.run_chats(table, chats, arm.student, arm.teacher, on_done), {}
     if table.texts and job.local(table):
         return *words.run_texts(table, _texts(job, table), arm.student, arm.teacher, on_done), {}
     attach(arm.lm, Kept(job.answers(table), job.key_of(table)), on_done)

@@ -47,16 +47,16 @@ def training_corpus(train: Train, path: Path) -> Corpus:
             for text in read_text_corpus(path, train.text_column, train.group_column, train.texts)[0]:
                 yield text.text
             return
-        for chat in read_corpus(path)[0]:
+        for chat in read_corpus(path, train.texts)[0]:
             yield _chat_text(chat)
 
-    columns = [train.text_column, train.group_column, train.texts] if is_text_corpus(path) else None
-    return Corpus(path.name, digest([sha256_file(path), columns]), documents)
+    chosen = [train.text_column, train.group_column, train.texts] if is_text_corpus(path) else train.texts
+    return Corpus(path.name, digest([sha256_file(path), chosen]), documents)
 
 
 def texts_of(job: "Job") -> dict[str, dict[str, dict[str, str]]]:
     """The documents of an arm's perplexity suites, as `note_overlaps` takes them."""
-    from harness.bench.documents import read_documents
+    from harness.bench.documents import read_chats, read_documents
 
     held = {
         "teacher_text": {chat.id: _chat_text(chat) for chat in job.held.chats},
@@ -68,8 +68,12 @@ def texts_of(job: "Job") -> dict[str, dict[str, dict[str, str]]]:
         if table.what == "words":
             found[table.name] = held
         elif table.texts:
-            some = read_documents(job.base / table.texts, table.split, table.text_column, table.group_column)
-            found[table.name] = {"text": {text.id: text.text for text in some}}
+            path = job.base / table.texts
+            some = {chat.id: _chat_text(chat) for chat in read_chats(path)}
+            if not some:
+                texts = read_documents(path, table.split, table.text_column, table.group_column)
+                some = {text.id: text.text for text in texts}
+            found[table.name] = {"text": some}
     return found
 
 

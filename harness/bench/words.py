@@ -9,7 +9,7 @@ from harness.bench.job import Held
 from harness.benchmarks import WORDS, SuiteTable
 from harness.errors import ConfigError
 from harness.models.load import LoadedModel
-from harness.records import Score
+from harness.records import Chat, Score
 from harness.rundir import sha256_file
 from harness.texts import Text
 
@@ -69,6 +69,28 @@ def run_texts(
         "text", student, texts, teacher=teacher, context=table.context, stride=table.stride, on_done=on_done
     )
     return texts_outcome(table, samples, *documents.window_and_stride(student, table.context, table.stride))
+
+
+def run_chats(
+    table: SuiteTable, chats: Sequence[Chat], student: LoadedModel, teacher: LoadedModel | None, on_done: Done
+) -> Outcome:
+    """The same of chats: what the assistant says in them counts, each under its own system message if it has one."""
+    found = perplexity.teacher_text(student, teacher, chats, None, on_done)
+    samples = [
+        one | {"part": "text", "doc_hash": documents.text_hash(said), **documents.text_sizes(said)}
+        for one, said in zip(found, map(_said, chats), strict=True)
+    ]
+    path = Path(str(table.texts))
+    settings = {"text": path.name, "sha256": sha256_file(path), "scored": "assistant"} | _counted("text", samples)
+    results = documents.text_results(
+        table.name, documents.text_scores(table.name, "text", samples), settings, len(samples)
+    )
+    results["viva"]["truncated"] = sum(one["truncated"] > 0 for one in samples)
+    return results, samples
+
+
+def _said(chat: Chat) -> str:
+    return "\n".join(message.content for message in chat.messages if message.role == "assistant")
 
 
 def texts_outcome(table: SuiteTable, samples: list[dict[str, Any]], context: int, stride: int) -> Outcome:

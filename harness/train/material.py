@@ -53,10 +53,10 @@ def material(
     if is_text_corpus(path):
         _no_chats_needed(config, path)
         return text_material(path, config, student)
-    for name in ("text_column", "group_column", "texts"):
+    for name in ("text_column", "group_column"):
         if getattr(config, name) is not None:
             raise ConfigError(f"{name} does nothing with the chats of {path}", hint="it is for plain texts; drop it")
-    chats, held_out = read_corpus(path)
+    chats, held_out = read_corpus(path, config.texts)
     terms = config.terms
     written = teacher_texts(
         texts, teacher, teacher_digest, chats, terms, system=system, seed=seed_for(seed, "teacher text"),

@@ -8,28 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from harness.chat import Sampling, seed_for
-from harness.corpus import Request, answers_in_batches
+from harness.corpus import Request, System, answers_in_batches, read_systems
 from harness.errors import ConfigError
 from harness.models.load import LoadedModel
 from harness.progress import Report
-from harness.records import Chat, Message, Record, append_jsonl, drop_torn_line, read_jsonl
-from harness.resources import resolve_file
+from harness.records import Chat, Message, append_jsonl, drop_torn_line, read_jsonl
 from harness.rundir import digest
 from harness.terms import Explanations, Terms
 from harness.train.batches import Document, to_document
 from harness.train.cross import pair_document
 
 WRITTEN = ("sequence", "explanations")  # the terms whose texts the teacher writes, in the order of their documents
-
-
-class System(Record):
-    """A system message that asks for an explanation."""
-
-    id: str
-    system: str = Field(min_length=1)
 
 
 class TeacherText(Chat):
@@ -67,7 +57,7 @@ def teacher_texts(
             continue
         prompts = _prompts(chats)
         if isinstance(table, Explanations):
-            prompts = _explained(prompts, _systems(table.systems), seed)
+            prompts = _explained(prompts, read_systems(table.systems), seed)
         settings = table.model_dump(mode="json", exclude={"weight", "systems"})
         facts = {"term": term, "teacher": teacher_digest, "settings": settings, "seed": seed, "system": system}
         asked = {str(place): [message.model_dump() for message in prompt] for place, prompt in prompts.items()}
@@ -135,13 +125,6 @@ def _prompts(chats: Sequence[Chat]) -> dict[int, tuple[Message, ...]]:
             hint="give a corpus of chats, or drop the terms sequence and explanations",
         )
     return found
-
-
-def _systems(reference: str) -> list[System]:
-    systems = read_jsonl(resolve_file(reference, Path.cwd()), System)
-    if not systems:
-        raise ConfigError(f"{reference} holds no system message", hint='write lines of {"id": ..., "system": ...}')
-    return systems
 
 
 def _explained(

@@ -13,12 +13,13 @@ from scipy import stats
 from harness.bench import stage
 from harness.bench.documents import interval, read_documents, score_documents, text_scores
 from harness.bench.job import Held, Job
+from harness.bench.perplexity import teacher_text
 from harness.bench.suites import load_suite
 from harness.bench.tasks import run_tasks
 from harness.benchmarks import SuiteTable
 from harness.errors import ConfigError, RunError
 from harness.models.load import LoadedModel
-from harness.records import Score
+from harness.records import Chat, Message, Score, write_jsonl
 from harness.texts import Text
 
 TEXTS = [Text(id=str(n), text="The spider waited quietly.\n\nIt was  hungry, ünïcode 東京. " * n) for n in (1, 2, 5, 9)]
@@ -171,6 +172,40 @@ def test_a_suite_of_texts_says_which_perplexity_it_is(tmp_path, other_dir, model
     (tmp_path / "wiki.raw").write_text(WIKI + "More. \n")
     stage.bench_arm(job)
     assert files[0].stat().st_mtime_ns != before
+
+
+def test_a_suite_of_chats_scores_what_the_assistant_says(tmp_path, other_dir, model_dir, model, tokenizer):
+    chats = [
+        Chat(
+            id=f"c{number}",
+            kind="k",
+            messages=(
+                *((Message(role="system", content="Give reasons."),) if number else ()),
+                Message(role="user", content="What is the capital of France?"),
+                Message(role="assistant", content=f"Paris, for {number} reasons."),
+            ),
+        )
+        for number in range(3)
+    ]
+    write_jsonl(tmp_path / "chats.jsonl", chats)
+    table = SuiteTable(name="chats", texts=str(tmp_path / "chats.jsonl"))
+    files = stage.bench_arm(Job(tmp_path / "arm", other_dir, model_dir, (table,)))
+    results = json.loads(files[0].read_text())
+    assert results["configs"]["chats"]["scored"] == "assistant"
+    samples = [json.loads(line) for line in files[1].read_text().splitlines()]
+    theirs = teacher_text(LoadedModel(model, tokenizer), None, chats, None)
+    assert [one["tokens"] for one in samples] == [one["tokens"] for one in theirs]
+    (perplexity,) = [one for one in results["viva"]["scores"] if one["metric"] == "text_perplexity"]
+    nll = -sum(one["loglikelihood"] for one in samples) / sum(one["tokens"] for one in samples)
+    assert perplexity["value"] == pytest.approx(math.exp(nll))
+    assert samples[0]["words"] == 4
+    assert samples[0]["loglikelihood"] != samples[1]["loglikelihood"]
+    idle = SuiteTable(name="chats", texts=str(tmp_path / "chats.jsonl"), context=20)
+    with pytest.raises(ConfigError, match="context does nothing with the chats"):
+        stage.bench_arm(Job(tmp_path / "idle", other_dir, model_dir, (idle,)))
+    server = Job(tmp_path / "hf", other_dir, model_dir, (table,), backend="hf")
+    with pytest.raises(ConfigError, match="reads no chats"):
+        stage.bench_arm(server)
 
 
 def test_words_scores_a_corpus_of_texts_against_the_teacher(tmp_path, other_dir, model_dir):

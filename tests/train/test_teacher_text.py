@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.chat import Sampling, seed_for, write_answers
+from harness.corpus import System
 from harness.errors import ConfigError
 from harness.models.load import LoadedModel
 from harness.progress import quiet
@@ -14,7 +15,7 @@ from harness.resources import data_path
 from harness.terms import Ce, Explanations, Kd, Terms, Uld
 from harness.terms import Sequence as SequenceTerm
 from harness.train.batches import KINDS, pack, to_document
-from harness.train.teacher_text import System, TeacherText, documents_of, teacher_texts
+from harness.train.teacher_text import TeacherText, documents_of, teacher_texts
 from tests.tiny import tiny_chats, tiny_model, tiny_tokenizer
 from tests.train.other_tokenizers import merging
 
