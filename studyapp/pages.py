@@ -202,12 +202,13 @@ class Pages:
         return self.state(asked, "questions", show)
 
     def end(self, asked: Asked) -> "Response":
-        """Thanks, and the completion code or the way back to the platform."""
+        """Thanks, and the completion code or the way back to the platform; or what went to others meanwhile."""
 
         def show(view: View) -> "Response":
             url = view.completion if view.completion and re.match(r"https?://", view.completion) else None
             code = None if url else view.completion
-            return asked.page("end", total=view.total, url=url, code=code, last=view.position - 1, here="/end")
+            facts = {"total": view.total, "released": view.released, "last": view.position - 1}
+            return asked.page("end", **facts, url=url, code=code, here="/end")
 
         return self.state(asked, "end", show)
 

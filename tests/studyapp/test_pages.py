@@ -1,5 +1,6 @@
 """The plain pages over HTTP, with the real server: joining, links, another device, withdrawing, questions, the end."""
 
+import contextlib
 import re
 import sqlite3
 
@@ -216,6 +217,35 @@ def test_a_completion_code_is_shown_only_at_the_end(path):
             assert "THANKS-42" not in rater.show().text
             rater.rate(3, 3)
         assert "THANKS-42" in rater.http.get("/end").text
+
+
+def test_who_comes_when_all_is_with_others_or_done_is_told_which(path):
+    make(path, items=scenarios(1), ratings_per_cell=1, completion_code="THANKS-42")
+    with serving(path) as server, contextlib.ExitStack() as stack:
+        first, second, third = (stack.enter_context(Client(server.url, session=f"person{n}")) for n in range(3))
+        assert first.join().status_code == 303
+        first.show()
+        first.rate(3, 3)
+        busy = second.join()
+        assert busy.status_code == 409
+        assert "All chats of this study are with raters just now" in busy.text
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE assignment SET leased_until = '2020-01-01'")
+        assert second.join().status_code == 303
+        assert first.http.get("/").headers["location"] == "/end"
+        end = first.http.get("/end").text
+        assert "Your rating is saved" in end
+        assert "2 more pages were yours" in end
+        assert "THANKS-42" not in end
+        second.show()
+        for _ in range(3):
+            second.rate(4, 4)
+        end = second.http.get("/end").text
+        assert "THANKS-42" in end
+        assert "more page" not in end
+        full = third.join()
+        assert full.status_code == 409
+        assert "has all the raters that it needs" in full.text
 
 
 def test_a_paused_study_waits_and_a_closed_one_says_so(path):
