@@ -2,11 +2,11 @@
 
     python -m tests.reliability.kill --times 200 [--seed 1] [--raters 6]
 
-A moment is a number of answers after the last restart, half of the times the next rating after that, and a fraction of
-a tenth of a second, all drawn from the seed; so it falls into the middle of the requests of several raters, however
-fast the machine is. At each moment the page, the model server or both get SIGKILL. Then everything that raters had been
-told is saved is looked for in the database, at half of the moments before the page has opened it again. At some moments
-hours seem to have passed, so that what is not rated may go to other raters. Prints what it found as JSON.
+A moment is a number of answers after the last restart, half of the times the next rating or joining after that, and a
+fraction of a tenth of a second, all drawn from the seed; so it falls into the middle of the requests of several raters,
+however fast the machine is. At each moment the page, the model server or both get SIGKILL. Then everything that raters
+had been told is saved is looked for in the database, at half of the moments before the page has opened it again. At
+some moments hours seem to have passed, so that what is not rated may go to other raters. Prints what it found as JSON.
 """
 
 import argparse
@@ -37,7 +37,7 @@ PACE = {"cps": 400, "tick": 0.05, "delay": 0.1}
 """A live answer takes about a quarter of a second: many are under way at any moment."""
 
 MOST_ANSWERS = 50
-"""So many answers without a rating are waited for."""
+"""So many answers without a rating or joining are waited for."""
 
 
 def run(folder: Path, times: int, *, seed: int = 1, raters: int = 6, tell: Any = None) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def run(folder: Path, times: int, *, seed: int = 1, raters: int = 6, tell: Any =
         for chair in chairs:
             chair.start()
         for number in range(1, times + 1):
-            _wait(ledger, rng.randint(1, 25), rng.uniform(0, 0.1), rating=rng.random() < 0.5)
+            _wait(ledger, rng.randint(1, 25), rng.uniform(0, 0.1), pressed=rng.random() < 0.5)
             target, early, hours = rng.choice(TARGETS), rng.random() < 0.5, rng.random() < 0.3
             nursery.kill(*target)
             killed[" and ".join(target)] += 1
@@ -93,14 +93,14 @@ def run(folder: Path, times: int, *, seed: int = 1, raters: int = 6, tell: Any =
     return _figures(db, ledger, killed, faults, facts, time.perf_counter() - begun)
 
 
-def _wait(ledger: Ledger, answers: int, seconds: float, *, rating: bool = False) -> None:
-    """Return when raters have got so many more answers, and so many seconds later; with `rating`, of the next one."""
+def _wait(ledger: Ledger, answers: int, seconds: float, *, pressed: bool = False) -> None:
+    """Return when raters have got so many more answers (and with `pressed`, one rates or joins), and seconds later."""
     with ledger.moved:
         end = ledger.answers + answers
         assert ledger.moved.wait_for(lambda: ledger.answers >= end or ledger.surprises, PATIENCE), "raters are stuck"
-        if rating:  # there may be none for a while, if all wait for something to rate
-            sent, end = len(ledger.submits), end + MOST_ANSWERS
-            ledger.moved.wait_for(lambda: len(ledger.submits) > sent or ledger.answers >= end, PATIENCE)
+        if pressed:  # nobody does for a while, if all wait for something to rate
+            before, end = ledger.pressed, end + MOST_ANSWERS
+            ledger.moved.wait_for(lambda: ledger.pressed > before or ledger.answers >= end, PATIENCE)
     time.sleep(seconds)
 
 

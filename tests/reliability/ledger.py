@@ -41,6 +41,7 @@ class Ledger:
     messages: list[Message] = field(default_factory=list)
     surprises: list[str] = field(default_factory=list)
     answers: int = 0
+    pressed: int = 0
     cut: int = 0
     turned_away: int = 0
     too_late: int = 0
@@ -54,11 +55,13 @@ class Ledger:
             self.answers += 1
             self.moved.notify_all()
 
-    def announce(self, submit: Submit) -> None:
-        """Enter a set of marks before it is sent."""
-        with self.lock:
-            self.submits.append(submit)
+    def announce(self, submit: Submit | None = None) -> None:
+        """Enter a set of marks, or that somebody joins, before it is sent."""
+        if submit is not None:
+            with self.lock:
+                self.submits.append(submit)
         with self.moved:
+            self.pressed += 1
             self.moved.notify_all()
 
     def count(self, what: str) -> None:

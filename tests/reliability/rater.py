@@ -110,6 +110,7 @@ class Rater(threading.Thread):
     def enter(self, client: Client) -> None:
         """Press the button until it lets this one in: what was cut off may have come through, or not."""
         door = self.door()
+        self.ledger.announce()
         while (answer := self.insist(lambda: client.join(door))).status_code != 303:
             if answer.status_code != 409:
                 raise AssertionError(f"{door}: {answer.status_code}")
