@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import sqlite3
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -252,5 +253,10 @@ def test_the_arm_behind_an_assignment_and_the_pace_are_read_from_the_database(ru
     pace = known_pace(db)
     assert pace
     assert pace["key"] == "k"
-    with pytest.raises(LookupError):
-        look_up(db, 10**6)
+    with contextlib.closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute(
+            "UPDATE assignment SET released_at = '2026', released_why = 'lease' WHERE id = ?", [place.assignment]
+        )
+    for nobodys in (10**6, place.assignment):  # one that never was, one that its rater has no more
+        with pytest.raises(LookupError):
+            look_up(db, nobodys)
