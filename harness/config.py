@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from harness.benchmarks import NAME, WORDS, Bench
 from harness.judge_table import JudgeTable
+from harness.ranker_table import RANKING, RankerTable
 from harness.rate_table import Rate
 from harness.terms import Table, Terms
 
@@ -100,6 +101,7 @@ class Train(Table):
     )
     gradient_checkpointing: bool = Field(False, description="recompute layers in the backward pass: slower, smaller")
     lora: Lora | None = Field(None, description="train low-rank adapters only")
+    ranker: RankerTable | None = Field(None, description="what only a ranker has, see docs/ranker.md")
     minutes: float | None = Field(
         None, gt=0, description="stop after so many minutes of training, if tokens last longer"
     )
@@ -142,8 +144,8 @@ class Teacher(Table):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} does nothing with a source; it belongs to a teacher trained here")
             return self
-        if self.vocabulary is None or self.shape is None:
-            raise ValueError("a teacher that is trained here needs vocabulary and shape")
+        if self.shape is None:
+            raise ValueError("a teacher that is trained here needs a shape")
         missing = [name for name in ("layers", "hidden", "heads", "mlp") if getattr(self.shape, name) is None]
         if missing:
             raise ValueError(f"a teacher that is trained here needs its whole shape: {', '.join(missing)} missing")
@@ -246,9 +248,23 @@ class Study(Table):
 
     @model_validator(mode="after")
     def _suites_of_the_family(self) -> "Study":
-        odd = [suite.name for suite in self.bench.all_suites if suite.name != WORDS]
+        own = (WORDS, RANKING) if self.family == "ranker" else (WORDS,)
+        odd = [suite.name for suite in self.bench.all_suites if suite.name not in own]
         if self.family != "causal-lm" and odd:
             raise ValueError(f"the suite {odd[0]!r} asks models to write, and those of family {self.family!r} do not")
+        return self
+
+    @model_validator(mode="after")
+    def _of_the_family(self) -> "Study":
+        ranks = self.family == "ranker"
+        fresh = self.teacher.train is not None and self.teacher.source is None
+        if fresh and (self.teacher.vocabulary is None) != ranks:
+            if ranks:
+                raise ValueError("vocabulary does nothing for a ranker; its items are those of the interactions")
+            raise ValueError("a teacher that is trained here needs vocabulary and shape")
+        tables = [self.teacher.train, *(student.train for student in self.student)]
+        if not ranks and any(train is not None and train.ranker is not None for train in tables):
+            raise ValueError(f"train.ranker does nothing with family = {self.family!r}")
         return self
 
     @model_validator(mode="after")

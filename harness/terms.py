@@ -133,6 +133,22 @@ class Uld(Table):
     )
 
 
+class Ranking(Table):
+    """Ranking distillation (Tang and Wang 2018): the teacher's best items that were not observed count as relevant."""
+
+    weight: float = Field(1.0, ge=0, description="weight in the sum of terms")
+    k: int = Field(10, ge=1, description="length of the teacher's list")
+    sharpness: float = Field(1.0, gt=0, description="λ: place r of the list weighs exp(-r / λ)")
+    mu: float = Field(0.1, gt=0, description="μ: what is placed too low by the student weighs tanh(μ (its rank - r))")
+    hybrid_from: float = Field(
+        0.2, ge=0, le=1, description="share of the steps after which both weights count; 1: only the place does"
+    )
+    normalise: bool = Field(True, description="let both weights' products sum to 1 at each position")
+    samples: int | None = Field(
+        None, ge=1, description="items from which the student's rank is estimated; by default it is exact"
+    )
+
+
 class Terms(Table):
     """The objective: a weighted sum of terms. A term that is not named, or has weight 0, is not computed."""
 
@@ -145,6 +161,7 @@ class Terms(Table):
     attention: Attention | None = Field(None, description="attention")
     embedding: Embedding | None = Field(None, description="embeddings")
     uld: Uld | None = Field(None, description="across tokenizers")
+    ranking: Ranking | None = Field(None, description="ranker: the teacher's best unobserved items")
 
     @property
     def weights(self) -> dict[str, float]:
