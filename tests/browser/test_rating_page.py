@@ -183,6 +183,22 @@ def test_a_window_left_open_does_not_overwrite_what_another_saved(browser, serve
         wait_for_item(other, 2)
 
 
+def test_the_browsers_own_back_button_brings_no_second_rating(browser, served):
+    with rater_at(browser, served.url) as page:
+        join(page)
+        rate_items(page, [(4, 4)])
+        page.get_by_role("link", name="Go on at another device").click()
+        page.get_by_role("button", name="Make my link").wait_for()
+        page.go_back()
+        wait_for_item(page, 2)
+        rate_items(page, [(2, 3)])
+        page.go_back()  # to where the rater consented
+        wait_for_item(page, 3)
+        page.go_forward()
+        wait_for_item(page, 3)
+        assert stored(served) == [(1, 4, 4, "", 1), (2, 2, 3, "", 1)]
+
+
 def test_two_raters_at_once_each_have_their_own(browser, served):
     with rater_at(browser, served.url) as one, rater_at(browser, served.url) as two:
         pages = {"one": one, "two": two}

@@ -1,6 +1,8 @@
 """What the guard lets through, asked over HTTP of the real server."""
 
+import contextlib
 import re
+import sqlite3
 from pathlib import Path
 
 import httpx
@@ -64,6 +66,36 @@ def test_a_rater_rates(served, rater):
     assert "not yours to rate" in rater.rate(4, 5, position=7).text
     assert "whole number from 1 to 5" in rater.rate(77, 5).text
     assert "2 of 9" in rater.show().text
+
+
+def test_requests_sent_once_more_change_nothing(served, rater):
+    """All that one window sent, sent again from it and from another window of the same rater, byte for byte."""
+    sent = []
+    rater.http.event_hooks["request"] = [sent.append]
+    rater.rate(4, 5, comment="good")
+    rater.rate(2, 1)
+    rater.call(rater.BACK, rater.place)
+    rater.rate(3, 3, comment="changed my mind")
+    rater.http.event_hooks["request"] = []
+    history = events(served.db)
+    assert history[-3:] == [(1, 1, 4, 5, "good"), (2, 1, 2, 1, ""), (2, 2, 3, 3, "changed my mind")]
+    own, another = rater.session.encode(), b"another_window"
+    for body in (*(one.content for one in sent), *(one.content.replace(own, another) for one in sent)):
+        again = rater.http.post(
+            sent[0].url, content=body, headers={**sent[0].headers, "content-length": str(len(body))}
+        )
+        assert again.status_code == 200
+    assert events(served.db) == history
+    assert "3 of 9" in rater.show().text
+
+
+def events(db):
+    """Every rating that was ever stored, with its history."""
+    with contextlib.closing(sqlite3.connect(db)) as connection:
+        return connection.execute(
+            "SELECT position, revision, satisfaction, goal_achievement, comment FROM rating_event"
+            " JOIN assignment ON assignment.id = assignment ORDER BY rating_event.id"
+        ).fetchall()
 
 
 def test_the_functions_are_the_known_ones(served):
