@@ -1,6 +1,6 @@
 """Kill the servers of a study at random moments while raters are at work, and see whether anything confirmed is lost.
 
-    python -m tests.reliability.kill --times 200 [--seed 1] [--raters 6]
+    python -m tests.reliability.kill --times 200 [--seed 1] [--raters 6] [--crossing within]
 
 A moment is a number of answers after the last restart, half of the times the next rating or joining after that, and a
 fraction of a tenth of a second, all drawn from the seed; so it falls into the middle of the requests of several raters,
@@ -40,12 +40,14 @@ MOST_ANSWERS = 50
 """So many answers without a rating or joining are waited for."""
 
 
-def run(folder: Path, times: int, *, seed: int = 1, raters: int = 6, tell: Any = None) -> dict[str, Any]:
+def run(
+    folder: Path, times: int, *, seed: int = 1, raters: int = 6, crossing: str = "within", tell: Any = None
+) -> dict[str, Any]:
     """Go through `times` kills; returns the figures, of which `faults` should be empty."""
     rng, ledger, stop = random.Random(seed), Ledger(), threading.Event()
     db = folder / "study.db"
     items = scenarios(6, turns=2, modes=("fixed", "live", "side-by-side"))
-    settings = {"crossing": "between", "side": PANELS, "scenarios_per_rater": 6, "ratings_per_cell": 2}
+    settings = {"crossing": crossing, "side": PANELS, "scenarios_per_rater": 4, "ratings_per_cell": 2}
     make(db, keys=("k-one", "k-two"), items=items, **settings)
     store.set_pace(db, PACE)
     nursery = Nursery(db, [0.0, 0.01])
@@ -143,13 +145,14 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--raters", type=int, default=6)
+    parser.add_argument("--crossing", choices=["within", "between"], default="within")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="viva-kill-") as folder:
 
         def tell(text: str) -> None:
             print(text, file=sys.stderr, flush=True)
 
-        found = run(Path(folder), args.times, seed=args.seed, raters=args.raters, tell=tell)
+        found = run(Path(folder), args.times, seed=args.seed, raters=args.raters, crossing=args.crossing, tell=tell)
     print(json.dumps(found, indent=1))
     return 1 if found["faults"] else 0
 

@@ -193,11 +193,17 @@ def _turns(connection: sqlite3.Connection, messages: list[Message]) -> list[str]
 
 
 def _handed(connection: sqlite3.Connection) -> list[str]:
-    """Cells that more raters hold or have rated than are wanted (in a study where nobody meets a scenario twice)."""
+    """Cells that more raters hold or have rated than are wanted.
+
+    A rater's scenario counts as a whole: where a part of it was taken back, somebody else does all of it, and what had
+    been rated stays.
+    """
     return [
         f"handed to {count} raters: {scenario}, {arm}"
         for scenario, arm, count in connection.execute(
-            "SELECT scenario, arm_key, count(*) FROM assignment WHERE kind = 'rated' AND released_at IS NULL"
+            "SELECT scenario, arm_key, count(*) FROM assignment AS item WHERE kind = 'rated' AND released_at IS NULL"
+            " AND NOT EXISTS (SELECT 1 FROM assignment AS other WHERE other.rater = item.rater"
+            " AND other.scenario = item.scenario AND other.released_at IS NOT NULL)"
             " GROUP BY scenario, arm_key HAVING count(*) > (SELECT ratings_per_cell FROM study)"
         )
     ]
