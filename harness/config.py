@@ -72,6 +72,32 @@ class Lora(Table):
     targets: tuple[str, ...] = Field((), description="names of the layers adapted; by default all linear ones")
 
 
+class Quantize(Table):
+    """Weights of few bits (Polino et al. 2018), in training or, without train, of the finished model `start`."""
+
+    bits: Literal[2, 4, 8] = Field(description="bits of a weight")
+    scheme: Literal["bucketed", "uniform"] = Field(
+        "bucketed", description="which weights are scaled together: `bucket` in a row, or (uniform) a whole matrix"
+    )
+    bucket: int | None = Field(None, ge=16, description="bucketed: weights of a bucket; default 256")
+    method: Literal["projected", "points"] | None = Field(
+        None,
+        description="projected: every step runs on rounded weights, and full-precision ones learn; points: the weights "
+        "stay, and the points that they are rounded to learn; default projected",
+    )
+    embeddings: bool = Field(True, description="the embeddings and the output matrix too")
+
+    def bucket_of(self, weights: int) -> int:
+        """How many of a matrix's weights share their ends."""
+        return weights if self.scheme == "uniform" else min(self.bucket or 256, weights)
+
+    @model_validator(mode="after")
+    def _no_idle_knob(self) -> "Quantize":
+        if self.bucket is not None and self.scheme == "uniform":
+            raise ValueError('bucket does nothing with scheme = "uniform"; it belongs to bucketed')
+        return self
+
+
 class Train(Table):
     """How a student is trained."""
 
@@ -174,10 +200,29 @@ class Student(Table):
     )
     teacher: str | None = Field(None, description="another arm that this student learns from; default [teacher]")
     train: Train | None = Field(None, description="how it is trained")
+    quantize: Quantize | None = Field(None, description="weights of few bits, see docs/quantize.md")
+
+    @model_validator(mode="after")
+    def _quantized(self) -> "Student":
+        if self.quantize is None:
+            return self
+        if self.source is not None:
+            raise ValueError("quantize does nothing with a source; name the model as start, without train")
+        if self.train is not None:
+            if self.train.lora is not None:
+                raise ValueError("train.lora leaves the weights alone that quantize rounds; drop one of both")
+            return self
+        if self.quantize.method is not None:
+            raise ValueError("quantize.method says how training goes, and there is no train")
+        if self.start in MADE_HERE or self.shape is not None or self.teacher is not None:
+            raise ValueError(
+                'quantize without train rounds a finished model: start = "arm:NAME" or a source, no shape, no teacher'
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_way(self) -> "Student":
-        if (self.source is None) == (self.train is None):
+        if self.quantize is None and (self.source is None) == (self.train is None):
             raise ValueError("give either train (Viva trains it) or source (a finished model)")
         if self.source is not None and self.teacher is not None:
             raise ValueError("teacher does nothing with a source; it belongs to a student that is trained")

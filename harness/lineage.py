@@ -13,7 +13,7 @@ from harness.errors import ConfigError
 
 def start_arm(student: Student) -> str | None:
     """The arm that a student goes on from; None for one that starts elsewhere."""
-    return student.start.removeprefix(ARM) if student.train and student.start.startswith(ARM) else None
+    return student.start.removeprefix(ARM) if student.source is None and student.start.startswith(ARM) else None
 
 
 def needs(student: Student) -> tuple[str, ...]:
@@ -34,7 +34,7 @@ def teachers_behind(study: Study, student: Student) -> list[Teacher]:
     """All whose words are in a student's weights: its own teacher, and those of the arms that it goes on from."""
     found = [teacher_of(study, student)]
     before = _students(study).get(start_arm(student) or "")
-    if before is not None and before.train is not None:
+    if before is not None and before.source is None:
         found += [one for one in teachers_behind(study, before) if one not in found]
     return found
 

@@ -135,7 +135,7 @@ def train_stage(run: Run, only: Sequence[str] = ()) -> None:
     Several processes (accelerate launch) train together; the main process returns, the others end here.
     """
     for name in only:
-        if run.student(name).train is None:
+        if run.student(name).source is not None:
             raise ConfigError(f"the student {name!r} has a source and no train", hint="there is nothing to train")
     from harness.train import parallel
     from harness.train.stage import Job, teacher_job
@@ -152,6 +152,8 @@ def train_stage(run: Run, only: Sequence[str] = ()) -> None:
         _train(run, teacher_job(run.study, corpus, run.dir.root))
     for student in in_order(run.study, only):
         if student.train is None:
+            if student.quantize is not None:
+                parallel.by_main(lambda student=student: _quantize(run, student))
             continue
         # In turn: what is fetched or converted is in the cache for the other processes.
         _train(run, parallel.in_turn(lambda student=student: student_job(student)))
@@ -166,6 +168,17 @@ def _train(run: Run, job: "Job") -> None:
         if progress:
             with _failing(stage, now()):
                 train_arm(job, stage, progress)
+
+
+def _quantize(run: Run, student: Student) -> None:
+    from harness.train.quantize_arm import quantize_arm, quantize_stage
+
+    start = run.start_dir(student)
+    stage = quantize_stage(student, start, run.dir)
+    with _shown(f"quantize {student.name}", stage) as progress:
+        if progress:
+            with _failing(stage, now()):
+                quantize_arm(run.study, student, start, stage)
 
 
 def bench_stage(run: Run, only: Sequence[str] = ()) -> None:

@@ -11,7 +11,7 @@ def describe(run: Run) -> str:
     """One line per stage and arm, then how far the ratings are. Reads manifests and study.db, changes nothing."""
     lines = [f"study {run.study.name} in {run.dir.root}"]
     for student in run.study.student:
-        if student.train:
+        if student.source is None:
             lines.append(_line(f"train {student.name}", run.dir.arm(student.name)))
     lines += [_line(f"bench {arm}", run.dir.bench(arm)) for arm in run.study.arms]
     lines += [_line("answer", run.dir.answers), _line("report", run.dir.report)]

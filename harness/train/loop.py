@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import Train
-from harness.errors import TrainingError
+from harness.config import Quantize, Train
+from harness.errors import ConfigError, TrainingError
 from harness.models.families import CAUSAL_LM, Family, family_of
 from harness.progress import Report, say
 from harness.records import write_atomic
@@ -45,14 +45,16 @@ def train(
     end_of_turn: int,
     progress: Report,
     family: Family | None = None,
+    quantize: Quantize | None = None,
 ) -> dict[str, Any]:
     """Train `student` in place over the planned `steps` and return a summary.
 
     `family` (default: causal-lm) brings the passes; what a row is made of is its business alone. `teacher` may be None
     when no term needs it or a cache serves; its weights never change and it gets no gradient. `place` receives
     metrics.jsonl and checkpoints/. With several processes each takes its share of a step's rows, and the step is the
-    same as with one. Raises TrainingError at the `bad_steps`-th loss or gradient that is not finite, and
-    KeyboardInterrupt after the running step, with a checkpoint, when the user presses Ctrl-C.
+    same as with one. With `quantize` the student's weights have few bits at every pass and at the end. Raises
+    TrainingError at the `bad_steps`-th loss or gradient that is not finite, and KeyboardInterrupt after the running
+    step, with a checkpoint, when the user presses Ctrl-C.
     """
     import torch
 
@@ -63,7 +65,7 @@ def train(
     teacher = parallel.place(teacher, objective.precision) if teacher is not None else None
     device = parallel.device()
     objective = replace(objective, in_step=learner.sharded)
-    optimizer = make_optimizer(learner, config)
+    optimizer = make_optimizer(learner, config, quantize)
     heads = (None, None) if learner.sharded else family.heads(student, teacher, objective)
     first = 0
     saved = checkpoint.load(place.folder / "checkpoints", place.key)
@@ -157,8 +159,11 @@ def _note(line: dict[str, Any]) -> str:
     return ", ".join([*terms, f"{line['tokens_per_s']:.0f} tokens/s", f"{line['memory_mb'] / 1000:.1f} GB"])
 
 
-def make_optimizer(learner: parallel.Learner, config: Train) -> Any:
-    """AdamW; weight decay on matrices only, as is usual: norms and biases stay free."""
+def make_optimizer(learner: parallel.Learner, config: Train, quantize: Quantize | None = None) -> Any:
+    """AdamW; weight decay on matrices only, as is usual: norms and biases stay free.
+
+    With `quantize` it keeps the model's weights rounded. Raises ConfigError where they are split over processes.
+    """
     import torch
 
     groups: list[dict[str, Any]] = []
@@ -167,7 +172,19 @@ def make_optimizer(learner: parallel.Learner, config: Train) -> Any:
             {"params": [p for p in part if p.ndim >= 2], "weight_decay": config.weight_decay},
             {"params": [p for p in part if p.ndim < 2], "weight_decay": 0.0},
         ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    settings: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "fused": True}
+    if quantize is None:
+        return torch.optim.AdamW(groups, **settings)
+    if learner.sharded:
+        raise ConfigError(
+            "student.quantize rounds whole matrices, and accelerate launch was told to split them over processes",
+            hint="drop --use_fsdp: without it each process holds the student, and the rows are dealt to them",
+        )
+    from harness.train.quantized import LearntPoints, Projected
+
+    if quantize.method == "points":
+        return LearntPoints(learner.model, quantize, **settings)
+    return Projected(groups, learner.model, quantize, **settings)
 
 
 def learning_rate(index: int, total: int, config: Train) -> float:

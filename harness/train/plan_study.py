@@ -130,7 +130,7 @@ def study_cases(run: "Run", only: Sequence[str] = ()) -> list[Case]:
     from harness.train.stage import Job, check_teacher_can, teacher_job
 
     for name in only:
-        if run.student(name).train is None:
+        if run.student(name).source is not None:
             raise ConfigError(f"the student {name!r} has a source and no train", hint="there is nothing to plan")
     study, here = run.study, Path.cwd()
     cases = []
@@ -146,9 +146,10 @@ def study_cases(run: "Run", only: Sequence[str] = ()) -> list[Case]:
     models = {study.teacher.name: teacher}  # those that later students start from or learn from
     for student in in_order(study, only):
         if student.train is None:
-            assert student.source is not None
             if any(student.name in needs(other) for other in study.student):
-                models[student.name] = load_config_only(without_weights(student.source, student.sha256))
+                arm = start_arm(student)
+                directory = without_weights(student.source or student.start, student.sha256) if arm is None else None
+                models[student.name] = load_config_only(directory) if directory else models[str(arm)]
             continue
         teacher = models[teacher_of(study, student).name]
         arm = start_arm(student)

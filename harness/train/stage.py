@@ -14,7 +14,9 @@ from harness.models.families import Family, check_terms, family_of
 from harness.models.fresh import fresh_model, train_tokenizer
 from harness.models.load import LoadedModel, load_config_only, load_model, quiet_libraries
 from harness.models.lora import adapt, merge
+from harness.models.packed_weights import save_packed
 from harness.models.pruning import make_student
+from harness.models.quantize import seal, with_points
 from harness.models.sources import model_digest
 from harness.progress import Report, say
 from harness.records import dump_json
@@ -58,6 +60,8 @@ class Job:
         named = {"name", "source", "sha256", "licence", "control_of", "pool", "teacher"}  # who teaches is an input
         config = self.student.model_dump(mode="json", exclude=named)
         config["train"].pop("corpus")
+        if self.student.quantize is None:
+            config.pop("quantize")
         for habit in ("checkpoint_every", "track"):  # may change without changing what comes out
             config["train"].pop(habit)
         config |= {"seed": self.study.seed, "student_seed": self.student.seed, "system": self.study.system}
@@ -116,6 +120,9 @@ def train_arm(job: Job, stage: Stage, progress: Report) -> dict[str, Any]:
     if config.cache is not None and not family.cached:
         raise ConfigError(f"train.cache cannot serve family = {family.name!r}", hint="drop it: the teacher runs along")
     student, teacher, stuff, how = family.prepare(job, progress)
+    table = job.student.quantize
+    if table is not None and table.method == "points":
+        student = LoadedModel(with_points(student.model, table), student.tokenizer)
     steps = family.steps(stuff, config, job.own_seed("order"))
     precision = choose_precision(config.precision)
     say(
@@ -137,15 +144,19 @@ def train_arm(job: Job, stage: Stage, progress: Report) -> dict[str, Any]:
         end_of_turn=family.end(student.tokenizer),
         progress=progress,
         family=family,
+        quantize=table,
     )
     parallel.unsplit(student.model)
 
     def finish() -> dict[str, Any]:
         model = merge(student.model) if config.lora else student.model
         model_dir = stage.folder / "model"
+        coded = seal(model, table) if table is not None else {}
         family.save(LoadedModel(model, student.tokenizer), model_dir, model_card(job, how, summary, notes))
+        if table is not None:
+            how["quantized"] = save_packed(model, coded, table, model_dir)
         manifest = stage.finish(
-            [*model_dir.iterdir(), stage.folder / "metrics.jsonl"],
+            [*(path for path in model_dir.rglob("*") if path.is_file()), stage.folder / "metrics.jsonl"],
             started,
             student=how,
             licence_notes=notes,
@@ -358,12 +369,15 @@ def model_card(job: Job, how: dict[str, Any], summary: dict[str, Any], notes: li
     teacher = job.teacher
     terms = dump_json(job.config.terms.model_dump(exclude_none=True))
     kept = f", teacher layers {how['layers_kept']}" if "layers_kept" in how else ""
+    table = job.student.quantize
+    bits = [f"- weights of {table.bits} bits, {table.scheme}; packed: packed/weights.safetensors"] if table else []
     lines = [
         f"- teacher: `{teacher.source}` (licence: {teacher.licence or 'not stated'})"
         if job.teacher_dir
         else "- trained from random weights, without a teacher",
         f"- parameters: {how['parameters']:,}; start: {how['start']}{kept}",
         f"- training: {summary['tokens']:,} tokens in {summary['steps']} steps",
+        *bits,
         *(f"- {note}" for note in notes),
     ]
     return (
