@@ -8,6 +8,7 @@ from harness.benchmarks import NAME, WORDS, Bench
 from harness.judge_table import JudgeTable
 from harness.ranker_table import RANKING, RankerTable
 from harness.rate_table import Rate
+from harness.task_table import Task, Tune
 from harness.terms import Table, Terms
 
 MADE_HERE = ("scratch", "teacher-layers", "importance")  # the starts that Viva makes from the teacher
@@ -159,24 +160,29 @@ class Teacher(Table):
     model: str | None = Field(None, description="the model's name at the endpoint; default its first")
     vocabulary: int | None = Field(None, ge=300, description="train: tokens of the BPE tokenizer made from the corpus")
     shape: Shape | None = Field(None, description="train: the teacher's shape, all of it")
-    train: Train | None = Field(None, description="how it is trained, from random weights, before its students")
+    train: Train | None = Field(
+        None, description="how it is trained before its students: from random weights; an encoder from its source"
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> "Teacher":
-        if (self.source is None) == (self.train is None):
+        if self.source is None and self.train is None:
             raise ValueError("give either source (a finished model) or train, with shape and vocabulary")
-        if self.train is None:
+        if self.source is not None:
             for name in ("vocabulary", "shape"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} does nothing with a source; it belongs to a teacher trained here")
+        if self.train is None:
+            return self
+        if self.train.terms.weights.keys() != {"ce"}:
+            raise ValueError("a teacher that is trained here has no teacher of its own: its only term is ce")
+        if self.source is not None:
             return self
         if self.shape is None:
             raise ValueError("a teacher that is trained here needs a shape")
         missing = [name for name in ("layers", "hidden", "heads", "mlp") if getattr(self.shape, name) is None]
         if missing:
             raise ValueError(f"a teacher that is trained here needs its whole shape: {', '.join(missing)} missing")
-        if self.train.terms.weights.keys() != {"ce"}:
-            raise ValueError("a teacher that is trained here has no teacher of its own: its only term is ce")
         return self
 
 
@@ -201,6 +207,7 @@ class Student(Table):
     teacher: str | None = Field(None, description="another arm that this student learns from; default [teacher]")
     train: Train | None = Field(None, description="how it is trained")
     quantize: Quantize | None = Field(None, description="weights of few bits, see docs/quantize.md")
+    tune: tuple[Tune, ...] = Field((), description="stages of fine-tuning on each task; default: one, on the labels")
 
     @model_validator(mode="after")
     def _quantized(self) -> "Student":
@@ -269,6 +276,7 @@ class Study(Table):
     system: str | None = Field(None, description="system message of every chat; by default the template's own")
     teacher: Teacher = Field(description="the model whose behaviour is copied")
     student: tuple[Student, ...] = Field((), description="the models under examination")
+    task: tuple[Task, ...] = Field((), description="labelled tasks for encoders, see docs/encoder.md")
     bench: Bench = Field(default_factory=Bench, description="benchmark suites")
     answer: AnswerTable = Field(default_factory=AnswerTable, description="how arms answer the scenarios")
     rate: Rate = Field(default_factory=Rate, description="the rating study")
@@ -297,6 +305,23 @@ class Study(Table):
         odd = [suite.name for suite in self.bench.all_suites if suite.name not in own]
         if self.family != "causal-lm" and odd:
             raise ValueError(f"the suite {odd[0]!r} asks models to write, and those of family {self.family!r} do not")
+        return self
+
+    @model_validator(mode="after")
+    def _of_encoders(self) -> "Study":
+        if self.family == "encoder":
+            if self.teacher.source is None:
+                raise ValueError("an encoder teacher needs a source; train goes on from it")
+            names = [task.name for task in self.task]
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise ValueError(f"two tasks are called {twice!r}")
+            if not self.task and (tuned := next((one.name for one in self.student if one.tune), None)):
+                raise ValueError(f"tune of {tuned!r} does nothing without a [[task]]")
+            return self
+        if self.task or any(student.tune for student in self.student):
+            raise ValueError('labelled tasks are for family = "encoder"')
+        if self.teacher.source is not None and self.teacher.train is not None:
+            raise ValueError("give the teacher either a source or train; only an encoder is trained on from a source")
         return self
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ A test compares the files with what this module makes of the code, so neither ca
 """
 
 import argparse
+import json
 import types
 import typing
 from collections.abc import Iterator
@@ -77,14 +78,18 @@ def _type(annotation: Any) -> str:
         return " or ".join(_type(part) for part in typing.get_args(annotation) if part is not type(None))
     if typing.get_origin(annotation) is tuple:
         return "list"
+    if typing.get_origin(annotation) is dict:
+        return "table of names"
     return {str: "text", int: "whole number", float: "number", bool: "true or false"}[annotation]
 
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    if field.default is PydanticUndefined or field.default is None:
+    if field.default is PydanticUndefined or field.default is None or field.default == {}:
         return ""
+    if isinstance(field.default, BaseModel):
+        return f"`{json.dumps(field.default.model_dump(exclude_defaults=True))}`"
     if isinstance(field.default, tuple):
         return f"`{list(field.default)}`".replace("'", '"') if field.default else ""
     return f"`{field.default}`"

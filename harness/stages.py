@@ -41,7 +41,7 @@ class Run:
         """The teacher's model directory. Raises RunError for one that is trained here and is not finished yet."""
         from harness.models.sources import resolve_model
 
-        if self.study.teacher.source is None:
+        if self.study.teacher.train is not None:
             return self.trained(self.study.teacher.name, "teacher")
         return resolve_model(self.study.teacher.source, Path.cwd(), self.study.teacher.sha256)
 
@@ -137,6 +137,7 @@ def train_stage(run: Run, only: Sequence[str] = ()) -> None:
     for name in only:
         if run.student(name).source is not None:
             raise ConfigError(f"the student {name!r} has a source and no train", hint="there is nothing to train")
+    from harness.models.sources import resolve_model
     from harness.train import parallel
     from harness.train.stage import Job, teacher_job
 
@@ -147,9 +148,11 @@ def train_stage(run: Run, only: Sequence[str] = ()) -> None:
         corpus = resolve_file(student.train.corpus, Path.cwd())
         return Job(run.study, student, teacher_dir, corpus, run.dir.root, start_dir)
 
-    if run.study.teacher.train is not None:
-        corpus = resolve_file(run.study.teacher.train.corpus, Path.cwd())
-        _train(run, teacher_job(run.study, corpus, run.dir.root))
+    table = run.study.teacher
+    if table.train is not None:
+        corpus = resolve_file(table.train.corpus, Path.cwd())
+        start = resolve_model(table.source, Path.cwd(), table.sha256) if table.source else None
+        _train(run, teacher_job(run.study, corpus, run.dir.root, start))
     for student in in_order(run.study, only):
         if student.train is None:
             if student.quantize is not None:
@@ -157,6 +160,12 @@ def train_stage(run: Run, only: Sequence[str] = ()) -> None:
             continue
         # In turn: what is fetched or converted is in the cache for the other processes.
         _train(run, parallel.in_turn(lambda student=student: student_job(student)))
+    if run.study.task:
+        from harness.models.encoder.tasks import task_jobs
+
+        for arm in (table.name, *(only or run.study.arms[1:])):
+            for make in task_jobs(run, arm):
+                _train(run, parallel.in_turn(make))
     parallel.stop()
 
 
@@ -164,7 +173,7 @@ def _train(run: Run, job: "Job") -> None:
     from harness.train.stage import train_arm
 
     stage = job.stage(run.dir)
-    with _shown(f"train {job.student.name}", stage) as progress:
+    with _shown(stage.name.replace("/", " ", 1), stage) as progress:
         if progress:
             with _failing(stage, now()):
                 train_arm(job, stage, progress)
@@ -227,6 +236,9 @@ def _bench_inputs(run: Run, arm: str) -> dict[str, str]:
     trained = _trained_on(run, arm)
     if trained:
         inputs["trained on"] = sha256_file(trained[1])
+    for task in run.study.task:
+        manifest = read_manifest(run.dir.arm(arm) / "tasks" / task.name / "manifest.json") or {}
+        inputs[f"task {task.name}"] = digest([manifest.get("outputs"), task.model_dump(mode="json")])
     return inputs | {f"suite {suite.name}": suite_digest(suite) for suite in run.study.bench.all_suites}
 
 

@@ -60,6 +60,7 @@ def _with_controls(raw: dict[str, Any], text: str, path: Path) -> dict[str, Any]
         base_train = base.get("train") if isinstance(base.get("train"), dict) else {}
         ce = ((base_train or {}).get("terms") or {}).get("ce") or {}
         without_teacher = {"train": {"terms": {"ce": {**ce, "weight": 1.0}}}}
+        base.pop("tune", None)  # what it learns of the tasks from the teacher
         if isinstance(base.get("shape"), dict) and student.get("start", base.get("start")) != "teacher-layers":
             base["shape"] = {key: value for key, value in base["shape"].items() if key != "keep"}
         if isinstance(base.get("train"), dict):
@@ -129,6 +130,8 @@ def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
         file(train, "corpus")
         terms = train.get("terms") if isinstance(train, dict) else None
         file(terms.get("explanations") if isinstance(terms, dict) else None, "systems")
+    for task in tasks if isinstance(tasks := raw.get("task"), list) else []:
+        file(task, "data")
     for key in ("scenarios", "training", "checks"):
         file(raw.get("rate"), key)
     judge = raw.get("judge")

@@ -59,6 +59,15 @@ def read_texts(path: Path, text_column: str | None = None, group_column: str | N
     return texts
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table (CSV, TSV, Parquet) or a JSONL file, by column. Raises ConfigError as `read_texts` does."""
+    if not path.is_file():
+        raise ConfigError(f"no such file: {path}", hint="give a table: " + ", ".join(KINDS))
+    if kind_of(path) == ".txt":
+        raise ConfigError(f"{path} has no columns", hint="give CSV, TSV, Parquet or JSONL")
+    return _jsonl_rows(path) if kind_of(path) == ".jsonl" else _table_rows(path)
+
+
 def read_text_corpus(
     path: Path, text_column: str | None = None, group_column: str | None = None, limit: int | None = None
 ) -> tuple[list[Text], list[Text]]:

@@ -1,8 +1,8 @@
 """The process in which one arm's costs are measured: it loads the model once and measures when it is told.
 
 `python -m harness.bench.cost_worker MODEL_DIR THREADS [FAMILY]` reads requests from stdin and answers each on stdout,
-both JSON by line. In a process of its own the peak memory is the arm's and nobody else's; that all arms' processes wait together
-lets the measurements take turns.
+both JSON by line. In a process of its own the peak memory is the arm's and nobody else's; that all arms' processes wait
+together lets the measurements take turns.
 
     {"do": "load"}                                               -> what the model is (see `facts`)
     {"do": "time", "prompt": 32, "output": 128, "batch": 1}      -> one measurement (see `measured`)
@@ -21,12 +21,15 @@ from typing import Any
 from harness.bench.energy import Meter, find_meter, read
 from harness.errors import VivaError
 from harness.models.families import CAUSAL_LM
+from harness.models.packed_weights import packed_bits, packed_file
 
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".onnx", ".pt")
 
 
 def bytes_on_disk(directory: Path) -> int:
-    """Bytes of the weight files in a model directory."""
+    """Bytes of the weight files in a model directory; where its weights have few bits, of the packed file."""
+    if packed_file(directory).is_file():
+        return packed_file(directory).stat().st_size
     return sum(path.stat().st_size for path in directory.iterdir() if path.suffix in WEIGHTS)
 
 
@@ -121,6 +124,19 @@ def facts(model: Any, directory: Path, loading: int, meter: Meter) -> dict[str, 
     }
 
 
+def run_in_int8(model: Any, directory: Path) -> dict[str, Any]:
+    """Let a model whose packed weights have 8 bits multiply whole numbers, in place; returns what then is so of it.
+
+    On a GPU, and for other models, nothing changes.
+    """
+    if packed_bits(directory) != 8 or model.device.type != "cpu":
+        return {}
+    from harness.models.int8 import SMALLEST, int8
+
+    swapped = int8(model)
+    return {"int8": {"layers": swapped, "smallest": SMALLEST}, "bytes_in_memory": bytes_in_memory(model)}
+
+
 def measured(model: Any, prompt: int, output: int, batch: int, meter: Meter) -> dict[str, Any]:
     """One measurement: seconds to the first token, tokens per second after it (of the whole batch), joules of all."""
     import torch
@@ -158,6 +174,7 @@ def serve(directory: Path, threads: int, name: str = CAUSAL_LM) -> None:
             model = model.to("cuda") if torch.cuda.is_available() else model
             answer = family.cost_facts(model, directory, loading, meter)
             answer["flops_per_token"] = flops_per_token(model, **asked)
+            answer |= run_in_int8(model, directory)
         elif request["do"] == "time":
             answer = family.cost_measured(model, meter=meter, **asked)
         else:

