@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     init = command("init", init_command, "write a commented study file to start from", study=False)
     init.add_argument("path", type=Path, nargs="?", default=Path("study.toml"), help="default: study.toml")
 
-    command("run", run_command, "train, bench, answer and report; finished stages are skipped")
+    command("run", run_command, "train, bench, answer, judge and report; finished stages are skipped")
     train = command("train", train_command, "train the study's students")
     train.add_argument("--only", action="append", default=[], metavar="ARM", help="only this student (repeatable)")
     train.add_argument("--plan", action="store_true", help="print what the trainings will cost, and train nothing")
@@ -147,12 +147,14 @@ def run_command(args: argparse.Namespace) -> None:
 
 def _all_stages(run: "Run", rate_command: str) -> Path:
     from harness import stages
+    from harness.judging.stage import judge_here
     from harness.prepared_chats import answer
 
     with _held(run):
         stages.train_stage(run)
         stages.bench_stage(run)
         answer(run)
+        judge_here(run)
         return stages.report_stage(run, rate_command)
 
 

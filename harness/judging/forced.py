@@ -7,6 +7,7 @@ what stands in it is theirs, so every reply can be read. That says nothing of it
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harness.judging.asking import Answered, Conversation
@@ -55,11 +56,11 @@ def answer_forced(
 
 def _marks(loaded: "LoadedModel", mode: str, prompt: list[int], reason: str) -> dict[str, Any]:
     """The likeliest value of each slot, given the reason and the slots before it; a winner never has the lower mark."""
-    text, found = OPENING + reason, {}
+    text, found, read = OPENING + reason, {}, AsRead()
     for name, before in FORMS[mode]:
         text += before
         allowed = MARKS if name != "winner" else _winners(found["A"], found["B"])
-        value = likeliest(loaded, prompt, text, allowed)
+        value = likeliest(loaded, prompt, text, allowed, read)
         found[name] = value if name == "winner" else int(value)
         text += value
     return found
@@ -69,23 +70,42 @@ def _winners(first: int, second: int) -> tuple[str, ...]:
     return tuple(one for one, gap in (("A", first - second), ("B", second - first), ("tie", 0)) if gap >= 0)
 
 
-def likeliest(loaded: "LoadedModel", prompt: Sequence[int], text: str, allowed: Sequence[str]) -> str:
+@dataclass
+class AsRead:
+    """What a model has read already: the tokens, and its keys and values of them."""
+
+    ids: list[int] = field(default_factory=list)
+    cache: Any = None
+
+    def logits(self, model: Any, ids: list[int]) -> Any:
+        """Logits [V] of the token behind `ids`; where they go on from the last reading, only what is new is read."""
+        import torch
+
+        kept = len(self.ids)
+        if kept >= len(ids) or ids[:kept] != self.ids:
+            self.cache, kept = None, 0
+        rest = torch.tensor([ids[kept:]])
+        with torch.inference_mode():
+            out = model(input_ids=rest, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        self.ids, self.cache = ids, out.past_key_values
+        return out.logits[0, -1]
+
+
+def likeliest(
+    loaded: "LoadedModel", prompt: Sequence[int], text: str, allowed: Sequence[str], read: AsRead | None = None
+) -> str:
     """Which of some short values the model is most likely to begin behind a prompt and the text written so far.
 
     Each value is tokenised together with the text, as the model would have met it; compared are the first tokens in
-    which the values differ.
+    which the values differ. `read` remembers what the model has read for the slots before.
     """
-    import torch
-
     written = [_ids(loaded.tokenizer, text + value) for value in allowed]
     if len(written) == 1:
         return allowed[0]
     shared = 0
     while len({ids[shared] for ids in written}) == 1:
         shared += 1
-    context = torch.tensor([[*prompt, *written[0][:shared]]])
-    with torch.inference_mode():
-        logits_V = loaded.model(input_ids=context, logits_to_keep=1).logits[0, -1].float()
+    logits_V = (read or AsRead()).logits(loaded.model, [*prompt, *written[0][:shared]]).float()
     scores = [float(logits_V[ids[shared]]) for ids in written]
     return allowed[scores.index(max(scores))]
 

@@ -12,7 +12,7 @@ from harness.judge_table import JudgeBy, JudgeTable
 from harness.judging import plan, rubric
 from harness.judging.asking import Answered, Ask, Conversation
 from harness.judging.server import ask_server, host_of, open_server
-from harness.progress import bar
+from harness.progress import bar, say
 from harness.records import Message
 from harness.resources import resolve_file
 
@@ -128,6 +128,19 @@ def check_limits(judging: Judging, costs: Sequence[plan.Cost], yes: bool) -> Non
             f"this will send {plan.requests_out(costs):,} requests, more than the limit of {table.limit_requests:,}",
             hint="add --yes to send them, or raise limit_requests under [judge]",
         )
+
+
+def judge_here(run: "Run") -> None:
+    """Ask the judges that run on this machine; those at endpoints may cost money, and wait for `viva judge`."""
+    table = run.study.judge
+    if table is None:
+        return
+    local = [by.name for by in table.by if by.endpoint is None]
+    if local:
+        with run.dir.lock("judge"):
+            say(judge_all(run, prepare(run, local)))
+    if waiting := [by.name for by in table.by if by.endpoint is not None]:
+        say(f"judges at endpoints are not asked yet ({', '.join(waiting)}): viva judge {run.dir.root}")
 
 
 def judge_all(run: "Run", judging: Judging, *, yes: bool = False, again: bool = False) -> str:

@@ -103,7 +103,7 @@ def test_a_judge_held_to_the_form_can_always_be_read(tmp_path: Path, model: Path
 def test_a_forced_mark_is_the_likeliest_of_those_allowed(model: Path) -> None:
     import torch
 
-    from harness.judging.forced import MARKS, likeliest
+    from harness.judging.forced import MARKS, AsRead, likeliest
     from harness.models.load import load_model
 
     loaded = load_model(model)
@@ -113,6 +113,14 @@ def test_a_forced_mark_is_the_likeliest_of_those_allowed(model: Path) -> None:
         logits_V = loaded.model(torch.tensor([whole])).logits[0, -1]
     by_hand = max(MARKS, key=lambda mark: float(logits_V[loaded.tokenizer(mark)["input_ids"][0]]))
     assert likeliest(loaded, prompt, " many? ", MARKS) == by_hand
+    read = AsRead()  # what was read for the slots before is not read again, and changes nothing
+    for text in (" many", " many? ", " much? "):
+        again = [likeliest(loaded, prompt, text, MARKS, one) for one in (read, None)]
+        assert again[0] == again[1]
+        ids = loaded.tokenizer("How" + text, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            expected_V = loaded.model(torch.tensor([ids])).logits[0, -1]
+        assert torch.allclose(read.logits(loaded.model, ids), expected_V, atol=1e-4)
     others = tuple(mark for mark in MARKS if mark != by_hand)
     assert likeliest(loaded, prompt, " many? ", others) in others
     assert likeliest(loaded, prompt, " many? ", ("tie",)) == "tie"
