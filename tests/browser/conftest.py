@@ -17,9 +17,9 @@ def nasty_text(arm, scenario):
     return f"Answer {arm} to {scenario.id}.\n\n{NASTY}\n" + "A longer sentence. " * (20 + 15 * arm)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """A real Chromium."""
+    """A real Chromium. While it runs this thread has a running event loop, so it ends before other tests begin."""
     if chromium_path() is None:
         pytest.skip("no Chromium on this machine; apt-get install chromium")
     with chromium() as running:
