@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from reports.kept import at_chance
 from reports.load import Source
 from reports.numbers import NBSP, NONE, of_teacher, percent, plain_number, span, times
 from reports.paired import overlapping, score_parts
@@ -76,12 +77,6 @@ def _by_stderr(score: dict[str, Any]) -> dict[str, Any]:
     low, high = (None, None) if half is None else (score["value"] - half, score["value"] + half)
     rest = {"clusters": None, "clustered_by": None, "without_overlap": None}
     return {"low": low, "high": high, "interval": "none" if half is None else "stderr", **rest}
-
-
-def at_chance(score: dict[str, Any]) -> bool:
-    """Whether a score is not clearly above its chance level, so that nothing can be kept of it."""
-    chance = score.get("chance")
-    return chance is not None and bool(score["value"] - 1.96 * (score.get("stderr") or 0.0) <= chance)
 
 
 def score_rows(source: Source, arms: dict[str, Any]) -> list[Row]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports.compare import Cell, Row
-from reports.costs import cost
+from reports.costs import cost, size_of, speed_of
 from reports.load import Source
 from reports.numbers import NBSP, NONE, joined, percent, plain_number, scaled, seconds, times
 
@@ -164,16 +164,17 @@ def smaller_faster(source: Source, arms: Mapping[str, Any]) -> list[str]:
     said = []
     for arm in source.students:
         costs = arms[arm]["costs"]
-        ratios, limits = costs.get("of_teacher") or {}, costs.get("of_teacher_interval") or {}
         facts = []
-        if ratios.get("parameters"):
-            facts.append(f"{_times_more(1 / ratios['parameters'], 'smaller', 'larger')} (parameters)")
-        if rate := ratios.get("tokens_per_second"):
-            interval = limits.get("tokens_per_second")
-            if interval and rate < 1:
-                interval = {"low": 1 / interval["high"], "high": 1 / interval["low"]}
-            more = f"{_range(interval)}, " if interval else ""
-            facts.append(f"{_times_more(rate, 'faster', 'slower')} ({more}tokens a second, {_conditions([costs])})")
+        if size := size_of(costs):
+            facts.append(f"{times_more(1 / size[0], 'smaller', 'larger')} ({SIZES[size[1]]})")
+        if speed := speed_of(costs):
+            limits = {key: speed[key] for key in ("low", "high")}
+            if limits["low"] and speed["estimate"] < 1:
+                limits = {"low": 1 / speed["high"], "high": 1 / speed["low"]}
+            more = f"{_range(limits)}, " if limits["low"] else ""
+            what = f"{SPEEDS[speed['by']]}, {_conditions([costs])}".rstrip(", ")
+            facts.append(f"{times_more(speed['estimate'], 'faster', 'slower')} ({more}{what})")
+        ratios = costs.get("of_teacher") or {}
         if ratios.get("joules_per_1000_tokens"):
             kind = energy_kind(costs)
             facts.append(f"at {times(ratios['joules_per_1000_tokens'])} the energy a token ({kind})")
@@ -182,7 +183,12 @@ def smaller_faster(source: Source, arms: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _times_more(ratio: float, more: str, less: str) -> str:
+SIZES = {"parameters": "parameters", "bytes_on_disk": "bytes on disk"}
+SPEEDS = {"tokens_per_second": "tokens a second", "time_to_first_token_seconds": "time of a reading"}
+
+
+def times_more(ratio: float, more: str, less: str) -> str:
+    """1.36 -> '1.36× smaller', 0.5 -> '2.00× larger'."""
     return f"{times(ratio)} {more}" if ratio >= 1 else f"{times(1 / ratio)} {less}"
 
 

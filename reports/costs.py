@@ -17,6 +17,7 @@ ONCE = ("peak_memory_bytes", "peak_gpu_memory_bytes")  # measured once, at the e
 TIMED = ("tokens_per_second", "time_to_first_token_seconds", "joules_per_1000_tokens")
 STATED = ("co2_g_per_1000_tokens", "price_per_million_tokens")
 JOULES = 3.6e6  # of a kWh
+FEWER_BITS = 0.8  # bytes on disk shrank by so much more than parameters: these have fewer bits
 CELL = ("prompt", "output", "batch")
 
 
@@ -47,6 +48,32 @@ def costs_json(source: Source, arm: str) -> dict[str, Any]:
     return found
 
 
+def speed_of(costs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How many times faster than the teacher, from a block `costs` of report.json: `estimate`, `low`, `high`, `by`.
+
+    By tokens a second; of arms that write nothing, by the time of one reading. None where neither is known.
+    """
+    ratios, limits = costs.get("of_teacher") or {}, costs.get("of_teacher_interval") or {}
+    rate, time = TIMED[:2]
+    if ratios.get(rate):
+        known = limits.get(rate) or {"low": None, "high": None}
+        return {"estimate": ratios[rate], "low": known["low"], "high": known["high"], "by": rate}
+    if not ratios.get(time):
+        return None
+    known = limits.get(time)
+    low, high = (1 / known["high"], 1 / known["low"]) if known else (None, None)
+    return {"estimate": 1 / ratios[time], "low": low, "high": high, "by": time}
+
+
+def size_of(costs: Mapping[str, Any]) -> tuple[float, str] | None:
+    """A student's size as a fraction of the teacher's, and by what: parameters, or bytes on disk where quantised."""
+    ratios = costs.get("of_teacher") or {}
+    by_count, by_bytes = ratios.get("parameters"), ratios.get("bytes_on_disk")
+    if by_bytes and by_count and by_bytes < FEWER_BITS * by_count:
+        return by_bytes, "bytes_on_disk"
+    return (by_count, "parameters") if by_count else (by_bytes, "bytes_on_disk") if by_bytes else None
+
+
 def same_energy(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two arms' energy is known in the same way, as far as both say; only then may it be compared."""
     mine, others = one.get("energy_source"), other.get("energy_source")
@@ -61,8 +88,9 @@ def _cell(source: Source, arm: str, cell: Mapping[str, Any]) -> dict[str, Any]:
     joules = cost(cell, "joules_per_1000_tokens")
     if source.grid is not None and joules is not None:
         found["co2_g_per_1000_tokens"] = joules / JOULES * source.grid
-    if source.price is not None and rounds:
-        each = sorted(_seconds(one) / one["tokens"] for one in rounds)
+    rounds_written = [one for one in rounds if one.get("tokens")]
+    if source.price is not None and rounds_written:
+        each = sorted(_seconds(one) / one["tokens"] for one in rounds_written)
         found["price_per_million_tokens"] = source.price / 3600 * 1e6 * each[len(each) // 2]
     if arm != source.teacher:
         found["of_teacher"] = _ratios(rounds, _rounds(mine.get("teacher_rounds"), cell), mine, source)

@@ -16,10 +16,11 @@ from reports.analysis_extras import (
     unfinished,
 )
 from reports.calibration import calibration_json
-from reports.compare import at_chance, scores_json
+from reports.compare import scores_json
 from reports.costs import costs_json, same_energy
 from reports.database import Extras
 from reports.judges import over_judges
+from reports.kept import at_chance
 from reports.load import Source
 from reports.paired import over_pairs
 from reports.seeds import over_seeds
@@ -76,7 +77,7 @@ def build(source: Source) -> dict[str, Any]:
         for warning in said:
             warning["text"] = wording_warnings.warning_text(warning)
             warning["level"] = "note" if warning["code"] in wording_warnings.NOTES else "warning"
-    report["headline"] = wording.headline(source, people)
+    report["headline"] = wording.headline(source, people, report)
     report["methods"] = wording_methods.methods(source, people)
     report["limitations"] = wording_methods.limitations(source, people)
     return report

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from reports.items import Frame
+from reports.kept import First, by_definition, kept_json
 from reports.load import Source
 from reports.stats import paired
 from reports.stats.bootstrap import percentile
@@ -21,7 +22,6 @@ from reports.stats.cells import Floats, Ints
 from reports.stats.paired import Column, Interval
 from reports.stats.tests import holm
 
-BY_DEFINITION = ("_kl", "_top1")  # of texts, measured against the teacher: its own are 0 and 1
 CLAIM_ORDER = ("bits_per_byte", "byte_perplexity", "word_perplexity")  # which unit of one likelihood is tested
 
 
@@ -72,14 +72,14 @@ def compare_arms(
     others = {(frame.suite, metric): frame for frame in against.frames for metric in frame.columns}
     rows: list[dict[str, Any]] = []
     same_choice: list[dict[str, Any]] = []
-    shares: list[tuple[dict[str, Any], Floats | None, Floats | None]] = []
+    firsts: list[First] = []
     for frame in arm.frames:
         other = next((others[frame.suite, one] for one in frame.columns if (frame.suite, one) in others), None)
         if other is None:
             continue
         metrics = [one for one in frame.columns if one in other.columns]
         if teacher == against.name and frame.tasks == 0:
-            metrics = [one for one in metrics if not one.endswith(BY_DEFINITION)]
+            metrics = [one for one in metrics if not by_definition(one)]
         if not metrics:
             continue
         match = _align(other, frame)
@@ -89,15 +89,16 @@ def compare_arms(
         rows += fresh
         same_choice += _same_choice(other, frame, match)
         first = next((row for row in fresh if row["retained"] and row["higher_is_better"]), None)
-        if first and row_is_share(first) and frame.tasks == 1:
-            shares.append((first, *drawn[first["metric"]]))
+        if first and frame.tasks == 1:
+            firsts.append((first, *drawn[first["metric"]]))
     _adjust(rows)
     return {
         "arm": arm.name,
         "against": against.name,
         "rows": rows,
         "same_choice": same_choice,
-        "retained_mean": _mean(shares),
+        "retained_mean": _mean([one for one in firsts if row_is_share(one[0])]),
+        "kept": kept_json(firsts, rows, arm.scores, against.scores),
     }
 
 
@@ -222,7 +223,7 @@ def _adjust(rows: list[dict[str, Any]]) -> None:
         row["p_holm"] = adjusted.get(row["claim"]) if row["p"] is not None else None
 
 
-def _mean(shares: Sequence[tuple[dict[str, Any], Floats, Floats]]) -> dict[str, Any] | None:
+def _mean(shares: Sequence[First]) -> dict[str, Any] | None:
     """What is retained of the first accuracy of each task, and the mean over tasks after that, never before."""
     found: dict[str, Any] = {}
     for name, of_chance in (("retained", False), ("above_chance", True)):

@@ -1,13 +1,15 @@
 """Which figures a report shows, and with which rows."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from reports import figure_checks, figure_costs, figure_frontier, figures
 from reports.compare import score_label
 from reports.cost_tables import COSTS
+from reports.costs import size_of, speed_of
 from reports.load import Source
 from reports.tidy import MEASURES
+from reports.wording_kept import kept_of, likelihood_kept
 from reports.wording_warnings import MEASURE_NAMES
 
 LEFT_OUT = ("parameters_without_embeddings", "bytes_in_memory", "flops_per_token")  # they follow the parameters
@@ -21,15 +23,10 @@ def page_pictures(source: Source, report: dict[str, Any], people: dict[str, Any]
     multiples = _multiples(source, index, report["arms"])
     if people:
         found += _rating_pictures(source, {**people, "arms": report["arms"]}, "")
-        points = [
-            figure_frontier.point(arm, index[arm], fraction, report["arms"][arm]["costs"])
-            for arm in source.students
-            if (fraction := report["arms"][arm].get("satisfaction", {}).get("fraction"))
-        ]
-        if any(point.costs for point in points):
-            found.append(figure_frontier.frontier([point for point in points if point.costs]))
     if multiples:
         found.append(figures.retained(multiples, source.arms, first=not found))
+    if frontier := _frontier(source, index, report):
+        found.append(frontier)
     if points := _smaller_faster(source, index, report["arms"]):
         found.append(figure_costs.smaller_faster(points))
     if report["calibration"]:
@@ -106,6 +103,27 @@ def mode_pictures(source: Source, mode: str, block: dict[str, Any]) -> list[figu
     return _rating_pictures(source, {**block, "preference": None}, f" ({mode})")
 
 
+def _frontier(source: Source, index: Mapping[str, int], report: dict[str, Any]) -> figures.Picture | None:
+    """Quality against cost: of satisfaction where people rated, else of scores, else of the likelihood of a text."""
+    ways: tuple[tuple[str, Callable[[str], dict[str, Any] | None]], ...] = (
+        ("satisfaction", lambda arm: report["arms"][arm].get("satisfaction", {}).get("fraction")),
+        ("score", lambda arm: kept_of(report, arm)),
+        ("likelihood of a token", lambda arm: likelihood_kept(report, arm)),
+    )
+    pools = list(dict.fromkeys(source.pools.values()))
+    for of, way in ways:
+        points = []
+        for arm in source.students:
+            fraction, pool = way(arm), source.pools.get(arm)
+            if fraction:
+                at = index[arm] if pool is None else 1 + pools.index(pool)
+                points.append(figure_frontier.point(pool or arm, at, fraction, report["arms"][arm]["costs"]))
+        if any(point.costs for point in points):
+            there = [point for point in points if point.costs]
+            return figure_frontier.frontier(there, of, published=of in ("satisfaction", "score"))
+    return None
+
+
 def _multiples(
     source: Source, index: dict[str, int], arms: dict[str, Any]
 ) -> list[tuple[str, list[tuple[int, float]]]]:
@@ -131,8 +149,7 @@ def _smaller_faster(
     points = []
     for arm in source.students:
         costs = arms[arm]["costs"]
-        size, speed = (costs.get("of_teacher", {}).get(key) for key in ("parameters", "tokens_per_second"))
+        size, speed = size_of(costs), speed_of(costs)
         if size and speed:
-            limits = costs.get("of_teacher_interval", {}).get("tokens_per_second") or {"low": None, "high": None}
-            points.append((arm, index[arm], 1 / size, {**limits, "estimate": speed}))
+            points.append((arm, index[arm], 1 / size[0], speed))
     return points

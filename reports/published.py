@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from reports.costs import size_of, speed_of
 from reports.load import Source
-from reports.numbers import NONE, fraction_text, percent, times
+from reports.numbers import NONE, fraction_text, percent, plural, times
+from reports.wording_kept import LIKELIHOOD, kept_of, likelihood_kept, of_what, short
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,8 @@ NOTE = (
 
 
 def lines(source: Source, report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """A row for each student of this study that was rated, then the published ones; none without such a student."""
-    mine = [arm for arm in source.students if arm not in source.controls]
-    rows = [row for row in (_own(source, report, arm) for arm in mine) if row]
+    """A row for each student and control that was rated, or scored, then the published ones; none without such."""
+    rows = [row for row in (_own(source, report, arm) for arm in source.students) if row]
     if not rows:
         return []
     return rows + [
@@ -76,23 +77,43 @@ def lines(source: Source, report: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def _own(source: Source, report: Mapping[str, Any], arm: str) -> tuple[str, ...] | None:
     block = report["arms"].get(arm, {})
+    found = _rated(block) or _scored(source, report, arm)
+    if not found:
+        return None
+    size, speed = size_of(block["costs"]), speed_of(block["costs"])
+    role = f"control of {source.controls[arm]}" if arm in source.controls else f"of {source.teacher}"
+    return (
+        f"{arm}, {role} (this study)",
+        (times(1 / size[0]) + (" on disk" if size[1] == "bytes_on_disk" else "")) if size else NONE,
+        times(speed["estimate"]) if speed else NONE,
+        *found,
+        "report.json",
+    )
+
+
+def _rated(block: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """What is kept of satisfaction, of what, against a control, how sure."""
     measure = block.get("satisfaction", {})
     fraction = measure.get("fraction")
     if not fraction:
         return None
-    ratios = block["costs"].get("of_teacher", {})
     control = measure.get("control")
     against = "none"
     if control:
         against = f"{control['arm']}: {control['estimate']:+.2f} points".replace("-", "−")
-    size = ratios.get("parameters")
-    return (
-        f"{arm}, of {source.teacher} (this study)",
-        times(1 / size) if size else NONE,
-        times(ratios.get("tokens_per_second")),
-        fraction_text(fraction),
-        "satisfaction",
-        against,
-        f"{fraction['n_raters']} raters, {fraction['n_scenarios']} scenarios; 95 % interval",
-        "report.json",
-    )
+    sure = f"{fraction['n_raters']} raters, {fraction['n_scenarios']} scenarios; 95 % interval"
+    return fraction_text(fraction), "satisfaction", against, sure
+
+
+def _scored(source: Source, report: Mapping[str, Any], arm: str) -> tuple[str, ...] | None:
+    """The same of benchmark scores, else of the likelihood of a text."""
+    own = source.controls.items()
+    for of in (kept_of, likelihood_kept):
+        kept = of(report, arm)
+        if kept:
+            others = [f"{control}: {short(one)}" for control, student in own if student == arm
+                      and (one := of(report, control))]  # fmt: skip
+            unit, what = ("item", of_what(kept)) if of is kept_of else ("document", LIKELIHOOD)
+            sure = f"{plural(kept['n'], unit)}; " + ("no interval" if kept["low"] is None else "95 % interval")
+            return short(kept), what, "; ".join(others) or "none", sure
+    return None

@@ -5,7 +5,7 @@ The text adapts to what is there. A fraction never stands without its n, and nev
 
 from typing import Any
 
-from reports.costs import costs_json
+from reports.costs import costs_json, speed_of
 from reports.load import Source
 from reports.numbers import (
     NBSP,
@@ -19,6 +19,7 @@ from reports.numbers import (
     span,
     times,
 )
+from reports.wording_kept import scores_sentence
 from reports.wording_warnings import MEASURE_NAMES
 
 KIND_NAMES = {"person": "people", "judge": "model judges", "simulated": "simulated raters"}
@@ -27,7 +28,7 @@ KIND_NAMES = {"person": "people", "judge": "model judges", "simulated": "simulat
 MODE_NAMES = {"live": "live chats", "fixed": "prepared chats", "side-by-side": "answers side by side"}
 
 
-def headline(source: Source, people: dict[str, Any] | None) -> str:
+def headline(source: Source, people: dict[str, Any] | None, report: dict[str, Any]) -> str:
     """The report in one sentence (two where the ratings cannot carry one)."""
     if not source.students:
         return (
@@ -41,7 +42,9 @@ def headline(source: Source, people: dict[str, Any] | None) -> str:
     if people is None:
         others = not_people(source)
         beside = f" (the ratings of {joined(others)} below are no substitute)" if others else ""
-        return f"No person has rated yet, so nothing is known about satisfaction{beside}. {_what_is_known(source, arm)}"
+        nobody = f"No person has rated yet, so nothing is known about satisfaction{beside}."
+        kept = scores_sentence(source, report)
+        return f"{kept} {nobody}" if kept else f"{nobody} {_what_is_known(source, arm)}"
     several = [name for name in source.students if name not in source.controls]
     kept = {name: people["arms"].get(name, {}).get("satisfaction", {}).get("fraction") for name in several}
     if len(several) > 1 and all(kept.values()):
@@ -100,9 +103,10 @@ def blinding_verdict(people: dict[str, Any]) -> str:
 
 
 def _size_and_speed(source: Source, arm: str) -> tuple[float | None, float | None]:
-    """Parameters and tokens a second as fractions of the teacher's, None where they were not measured."""
-    ratios = costs_json(source, arm).get("of_teacher", {})
-    return ratios.get("parameters"), ratios.get("tokens_per_second")
+    """Parameters and speed as fractions of the teacher's, None where they were not measured."""
+    costs = costs_json(source, arm)
+    speed = speed_of(costs)
+    return costs.get("of_teacher", {}).get("parameters"), speed["estimate"] if speed else None
 
 
 def _what_is_known(source: Source, arm: str) -> str:

@@ -11,9 +11,11 @@ from fixture_run import cost_rounds, make_run
 from scipy.stats import t
 
 from reports.cost_tables import CLAIMS, cell_lines, smaller_faster
+from reports.costs import size_of, speed_of
 from reports.document import build
 from reports.load import load
 from reports.render import make
+from reports.wording_kept import smaller_faster as kept_words
 
 
 def change(root: Path, arm: str, **costs: Any) -> None:
@@ -136,13 +138,24 @@ def test_every_prompt_and_batch_has_its_line(run: Path) -> None:
     assert "(1.3" in ratio
 
 
+def test_fewer_bits_are_a_size_and_a_reading_is_a_time() -> None:
+    ratios = {"parameters": 1.0, "bytes_on_disk": 0.25, "time_to_first_token_seconds": 0.5}
+    limits = {"time_to_first_token_seconds": {"low": 0.4, "high": 0.625}}
+    costs = {"of_teacher": ratios, "of_teacher_interval": limits}
+    assert size_of(costs) == (0.25, "bytes_on_disk")
+    assert size_of({"of_teacher": {"parameters": 0.5, "bytes_on_disk": 0.45}}) == (0.5, "parameters")
+    assert speed_of(costs) == {"estimate": 2.0, "low": 1.6, "high": 2.5, "by": "time_to_first_token_seconds"}
+    assert speed_of({"of_teacher": {**ratios, "tokens_per_second": 3.0}})["estimate"] == 3.0
+    assert kept_words(costs) == ["4.00× smaller on disk", "2.00× faster"]
+
+
 def test_smaller_and_faster_in_words_beside_published_claims(run: Path) -> None:
     source = load(run)
     arms = build(source)["arms"]
     first = smaller_faster(source, arms)[0]
     assert first.startswith("distilled is 1.36× smaller (parameters), 1.40× faster (1.3")
     assert first.endswith("the energy a token (estimated).")
-    arms["distilled"]["costs"]["of_teacher"] |= {"parameters": 2.0, "tokens_per_second": 0.5}
+    arms["distilled"]["costs"]["of_teacher"] |= {"parameters": 2.0, "bytes_on_disk": 2.0, "tokens_per_second": 0.5}
     arms["distilled"]["costs"]["of_teacher_interval"]["tokens_per_second"] = {"low": 0.4, "high": 0.625}
     assert "2.00× larger (parameters), 2.00× slower (1.60 to 2.50," in smaller_faster(source, arms)[0]
     paths = make(run, rate_command="viva rate x")

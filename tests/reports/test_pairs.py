@@ -117,6 +117,46 @@ def test_means_come_after_the_ratios(run: Path) -> None:
     assert same["sense"] == pytest.approx(1 - (0.62 - 0.51))
 
 
+def test_what_is_kept_is_one_number(run: Path) -> None:
+    pairs = {(pair["arm"], pair["against"]): pair for pair in over_pairs(load(run))}
+    pair = pairs["distilled", "teacher"]
+    assert {key: pair["kept"][key] for key in ("estimate", "low", "high")} == {
+        key: pair["retained_mean"]["retained"][key] for key in ("estimate", "low", "high")
+    }
+    assert pair["kept"]["n"] == 400
+    assert pair["kept"]["above_chance"] == pytest.approx((0.26 / 0.37 + 0.11 / 0.23) / 2)
+    assert [one["suite"] for one in pair["kept"]["scores"]] == ["sense", "facts"], "no text's likeliest token"
+
+
+def test_a_ranking_is_kept_with_an_interval_and_a_correlation_without() -> None:
+    rng = np.random.default_rng(3)
+    of_users = [rng.uniform(0, 1, 60), rng.uniform(0, 0.8, 60)]
+    keys = tuple(f"r/{k}" for k in range(60))
+    benches = []
+    for name, values in zip("ts", of_users, strict=True):
+        frame = Frame("ranking", keys, keys, {"ndcg@10": Column(values, np.ones(60))})
+        bench = arm(name, frame)
+        benches.append(replace(bench, scores=[{**one, "unit": "nDCG"} for one in bench.scores]))
+    kept = compare_arms(*benches)["kept"]
+    assert kept["estimate"] == pytest.approx(of_users[1].mean() / of_users[0].mean())
+    assert kept["low"] < kept["estimate"] < kept["high"]
+    assert (kept["n"], kept["above_chance"]) == (60, None)
+    same = {"suite": "pairs", "metric": "spearman", "unit": "correlation", "n": 40, "higher_is_better": True}
+    both = [
+        replace(bench, scores=[*bench.scores, {**same, "value": value}])
+        for bench, value in zip(benches, (0.8, 0.6), strict=True)
+    ]
+    wide = compare_arms(*both)["kept"]
+    assert wide["estimate"] == pytest.approx((kept["estimate"] + 0.75) / 2)
+    assert (wide["low"], wide["high"], wide["n"]) == (None, None, 100)
+    assert [one["metric"] for one in wide["scores"]] == ["ndcg@10", "spearman"]
+
+
+def test_nothing_is_kept_of_other_items() -> None:
+    one, other = quiz([1, 0], hashes=["a", "b"]), quiz([1, 0], hashes=["x", "y"])
+    assert compare_arms(arm("t", one), arm("s", other))["kept"] is None
+
+
 def test_another_arm_changes_nothing(run: Path) -> None:
     source = load(run)
     fewer = replace(source, arms=("teacher", "distilled"), controls={})
