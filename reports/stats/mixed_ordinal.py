@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_solve, lapack
 from scipy.special import expit
 
+from reports.stats.arrow import Arrow, Factor
 from reports.stats.cells import Floats, Ints, dense
 
 LARGEST_SD = 10.0
@@ -37,8 +37,8 @@ def mixed_logit(value: Floats, x_NP: Floats, groupings: Sequence[Ints]) -> Mixed
     """Fit the model to ratings [N] with covariates `x_NP` (no constant) and groupings, each codes [N].
 
     None where it has no answer: fewer than two levels of the scale, a grouping with one group, a coefficient that
-    runs away (an arm always rated the same), or information that is not positive. The cost grows with the cube of the
-    number of groups.
+    runs away (an arm always rated the same), or information that is not positive. The cost grows with the number of
+    groups on the larger side (raters, or scenarios) times the square of that on the other.
     """
     level = np.unique(value, return_inverse=True)[1].astype(np.int64)
     n_levels = int(level.max()) + 1 if len(level) else 0
@@ -140,6 +140,7 @@ class _Model:
         self.sizes = [int(one.max()) + 1 for one in codes]
         self.starts = np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
         self.columns_NG = np.stack([one + at for one, at in zip(codes, self.starts[:-1], strict=True)], axis=1)
+        self.arrow = Arrow(codes)
         self.z = np.zeros(int(self.starts[-1]))
 
     def objective(self, theta: Floats) -> tuple[float, Floats]:
@@ -154,25 +155,25 @@ class _Model:
         if mode is None:
             return UNKNOWN, np.zeros(len(theta))
         parts, factor = mode
-        loglik = parts.loglik - float(self.z @ self.z) / 2 - float(np.log(np.diag(factor)).sum())
+        loglik = parts.loglik - float(self.z @ self.z) / 2 - factor.half_log_det
         gradient = self._gradient(parts, factor, sd_G)
         behind = np.cumsum(gradient[:n_cuts][::-1])[::-1]  # a step moves every threshold behind it
         gradient[:n_cuts] = behind * np.concatenate([[1.0], np.exp(theta[1:n_cuts])])
         return -loglik, -gradient
 
-    def _mode(self, cuts: Floats, fixed: Floats, sd_G: Floats) -> "tuple[_Parts, Floats] | None":
-        """The effects' mode by Newton's method: derivatives there, and the Cholesky factor of the information of z."""
+    def _mode(self, cuts: Floats, fixed: Floats, sd_G: Floats) -> "tuple[_Parts, Factor] | None":
+        """The effects' mode by Newton's method: derivatives there, and the factored information of z."""
         for start in (self.z, np.zeros(len(self.z))):
             z = start.copy()
             parts = self._at(cuts, fixed, sd_G, z)
             if not np.isfinite(parts.loglik):
                 continue
             for _ in range(60):
-                factor, failed = lapack.dpotrf(self._hessian(parts.weight, sd_G), lower=1)
-                if failed:
+                factor = self.arrow.factor(parts.weight, sd_G)
+                if factor is None:
                     break
                 gradient = self._spread(parts.score, sd_G) - z
-                step = cho_solve((factor, True), gradient)
+                step = factor.solve(gradient)
                 height, scale = parts.loglik - float(z @ z) / 2, 1.0
                 while True:
                     after = self._at(cuts, fixed, sd_G, z + scale * step)
@@ -182,8 +183,8 @@ class _Model:
                     scale /= 2
                 z, parts = moved, after
                 if np.abs(scale * step).max() < 1e-4:  # the error after a step is of the order of its square
-                    factor, failed = lapack.dpotrf(self._hessian(parts.weight, sd_G), lower=1)
-                    if failed:
+                    factor = self.arrow.factor(parts.weight, sd_G)
+                    if factor is None:
                         break
                     self.z = z
                     return parts, factor
@@ -201,31 +202,13 @@ class _Model:
         ]
         return np.concatenate(parts)
 
-    def _hessian(self, weight: Floats, sd_G: Floats) -> Floats:
-        """Information of z [Q, Q]: the prior's identity plus the ratings' part; only its lower triangle is filled."""
-        hessian = np.zeros((len(self.z), len(self.z)), order="F")
-        for g in range(len(self.codes)):
-            rows = slice(self.starts[g], self.starts[g + 1])
-            for h in range(g):
-                at = self.codes[g] * self.sizes[h] + self.codes[h]
-                block = np.bincount(at, weight, minlength=self.sizes[g] * self.sizes[h])
-                columns = slice(self.starts[h], self.starts[h + 1])
-                hessian[rows, columns] = sd_G[g] * sd_G[h] * block.reshape(self.sizes[g], self.sizes[h])
-            own = np.arange(self.starts[g], self.starts[g + 1])
-            hessian[own, own] = 1 + sd_G[g] ** 2 * np.bincount(self.codes[g], weight, minlength=self.sizes[g])
-        return hessian
-
-    def _gradient(self, parts: "_Parts", factor: Floats, sd_G: Floats) -> Floats:
+    def _gradient(self, parts: "_Parts", factor: Factor, sd_G: Floats) -> Floats:
         """Gradient of the log likelihood: the direct part, and that through the determinant and the mode."""
-        inverse, _ = lapack.dpotri(factor, lower=1)
-        inverse = inverse + inverse.T  # the upper triangle was empty
-        np.fill_diagonal(inverse, inverse.diagonal() / 2)
-        scaled = inverse[self.columns_NG[:, :, None], self.columns_NG[:, None, :]] * sd_G  # [N, G, G]
-        spread_NG = scaled.sum(axis=2)  # the covariance of z_g with the row's whole random part
+        spread_NG = factor.covariances() @ sd_G  # the covariance of z_g with the row's whole random part
         leverage = spread_NG @ sd_G  # variance of the row's random part
         # -1/2 log det falls with eta through the weights; the mode moves so that both are felt by every parameter.
         through = -0.5 * leverage * parts.weight_eta
-        moved = inverse @ self._spread(through, sd_G)  # adjoint of the mode
+        moved = factor.solve(self._spread(through, sd_G))  # adjoint of the mode
         shift = moved[self.columns_NG] @ sd_G
         by_eta = parts.score + through - parts.weight * shift
         gradient_x = self.x.T @ by_eta

@@ -5,6 +5,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from reports.stats.arrow import Arrow
 from reports.stats.mixed_ordinal import _Model, mixed_logit
 from reports.stats.ordinal import ordered_logit
 
@@ -47,6 +48,28 @@ def test_gradient_is_exact() -> None:
     exact = model.objective(theta)[1]
     numeric = [(model.objective(theta + h)[0] - model.objective(theta - h)[0]) / 2e-5 for h in 1e-5 * np.eye(8)]
     assert exact == pytest.approx(numeric, abs=1e-6)
+
+
+@pytest.mark.parametrize("groupings", ["rater", "rater scenario", "rater scenario rater_arm scenario_arm", "arm rater"])
+def test_the_arrow_is_the_matrix(groupings: str) -> None:
+    """Solutions, determinant and inverse as those of the whole matrix, built by hand."""
+    rng = np.random.default_rng(2)
+    rater, scenario, arm = rng.integers(7, size=90), rng.integers(5, size=90), rng.integers(3, size=90)
+    known = {"rater": rater, "scenario": scenario, "arm": arm, "rater_arm": 3 * rater + arm}
+    known["scenario_arm"] = 3 * scenario + arm
+    codes = [np.unique(known[name], return_inverse=True)[1] for name in groupings.split()]
+    weight, sd = rng.uniform(0.1, 2, 90), rng.uniform(0.3, 1.5, len(codes))
+    starts = np.cumsum([0, *(one.max() + 1 for one in codes)])
+    columns = np.stack([one + at for one, at in zip(codes, starts, strict=False)], axis=1)
+    design = np.zeros((90, starts[-1]))
+    design[np.arange(90)[:, None], columns] = sd
+    whole = np.eye(starts[-1]) + design.T @ (weight[:, None] * design)
+    factor = Arrow(codes).factor(weight, sd)
+    right = rng.normal(size=starts[-1])
+    assert factor.solve(right) == pytest.approx(np.linalg.solve(whole, right), abs=1e-10)
+    assert 2 * factor.half_log_det == pytest.approx(np.linalg.slogdet(whole)[1])
+    inverse = np.linalg.inv(whole)
+    assert factor.covariances() == pytest.approx(inverse[columns[:, :, None], columns[:, None, :]], abs=1e-10)
 
 
 def test_laplace_is_near_quadrature() -> None:
