@@ -95,7 +95,8 @@ def _tie(demo: gr.Blocks, layout: Layout, screens: Screens, t: Texts) -> None:
     """Tie the buttons to the screens. The first functions are show, speak, save, back, onward and report."""
     part = layout.parts
     # queue=False: Gradio's queue is several times slower and tells raters about one another's running times. Nor are
-    # values processed by the components: that would cost a thread for each, and a refused choice would list all.
+    # values processed by the components: so these calls need not pass through Gradio at all (see direct.py), which
+    # asks the functions with the request first, then the inputs.
     quiet: Any = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     quiet |= {"preprocess": False, "postprocess": False}
     whole: Any = {"outputs": layout.of(layout.filled), **quiet}
@@ -103,7 +104,7 @@ def _tie(demo: gr.Blocks, layout: Layout, screens: Screens, t: Texts) -> None:
     async def show(request: gr.Request) -> list[Any]:
         return await _answer(layout.filled, request, lambda reader: screens.show(reader, _asked_for(request)))
 
-    def speak(request: gr.Request) -> list[Any]:
+    async def speak(request: gr.Request) -> list[Any]:
         spoken = _reader(request).t
         said = labels(spoken, panels=layout.panels, live=layout.live)
         return [gr.update(**said[name]) if spoken.code != t.code else gr.skip() for name in worded]
@@ -113,13 +114,13 @@ def _tie(demo: gr.Blocks, layout: Layout, screens: Screens, t: Texts) -> None:
         preferred = given[-1] if layout.panels > 1 else None
         return await _answer(layout.filled, request, lambda reader: screens.save(reader, place, marks, preferred))
 
-    async def back(place: Any, request: gr.Request) -> list[Any]:
+    async def back(request: gr.Request, place: Any) -> list[Any]:
         return await _answer(layout.filled, request, lambda reader: screens.back(reader, place))
 
-    async def onward(place: Any, request: gr.Request) -> list[Any]:
+    async def onward(request: gr.Request, place: Any) -> list[Any]:
         return await _answer(layout.filled, request, lambda reader: screens.onward(reader, place))
 
-    async def report(text: Any, place: Any, request: gr.Request) -> list[Any]:
+    async def report(request: gr.Request, text: Any, place: Any) -> list[Any]:
         return await _answer(
             ["problem", "thanks"], request, lambda reader: screens.report(reader, place, text), "thanks"
         )
@@ -141,23 +142,23 @@ def _tie_live(layout: Layout, screens: Screens, opened: Any, quiet: Any) -> None
     said = ["item", "note", "chat-1", "live", "place", "say"]
     settled_parts = [name for name in said if name != "say"]
 
-    async def send(text: Any, place: Any, request: gr.Request) -> list[Any]:
+    async def send(request: gr.Request, text: Any, place: Any) -> list[Any]:
         return await _answer_live(said, request, lambda reader: screens.send(reader, place, text))
 
-    async def again(place: Any, request: gr.Request) -> list[Any]:
+    async def again(request: gr.Request, place: Any) -> list[Any]:
         return await _answer_live(said, request, lambda reader: screens.again(reader, place))
 
-    async def watch(place: Any, request: gr.Request) -> AsyncIterator[str]:
+    async def watch(request: gr.Request, place: Any) -> AsyncIterator[str]:
         try:
             async for shown in screens.watch(_reader(request), place):
                 yield shown
         except ProblemError:
             return
 
-    async def settle(place: Any, request: gr.Request) -> list[Any]:
+    async def settle(request: gr.Request, place: Any) -> list[Any]:
         return await _answer(settled_parts, request, lambda reader: screens.settled(reader, place))
 
-    async def finish(place: Any, request: gr.Request) -> list[Any]:
+    async def finish(request: gr.Request, place: Any) -> list[Any]:
         return await _answer(layout.filled, request, lambda reader: screens.finish(reader, place))
 
     stream: Any = {**quiet, "queue": True, "concurrency_limit": None}

@@ -8,7 +8,11 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import parse_qs
+
+CALL = "/gradio_api/run/predict"
+"""Where calls past the queue go."""
 
 MAX_SESSIONS_PER_RATER = 20
 MAX_SESSIONS = 10_000
@@ -45,8 +49,8 @@ class Calls:
         """Whether the page has a stream, and so needs the queue at all."""
         return any(function.queued for function in self.functions.values())
 
-    def check(self, body: bytes, rater: int, *, queued: bool) -> None:
-        """Let a call pass, or raise NonsenseError or ForeignError. All its inputs have to be plain values."""
+    def check(self, body: bytes, rater: int, *, queued: bool) -> dict[str, Any]:
+        """A call that may pass; else raise NonsenseError or ForeignError. All its inputs have to be plain values."""
         try:
             call = json.loads(body)
         except (ValueError, RecursionError):
@@ -62,6 +66,7 @@ class Calls:
         if isinstance(call.get("event_data"), list | dict) and call["event_data"]:
             raise NonsenseError
         self._claim(call.get("session_hash"), rater)
+        return call
 
     def check_listener(self, query: bytes, rater: int) -> None:
         """Let someone listen to a session's events: only to one that is their own already."""

@@ -20,6 +20,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -28,7 +29,7 @@ from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from studyapp.calls import Calls, ForeignError, Function, NonsenseError
+from studyapp.calls import CALL, Calls, ForeignError, Function, NonsenseError
 from studyapp.limits import Addresses, Buckets, Limits
 from studyapp.records import Rater
 from studyapp.reply import Reply
@@ -37,7 +38,6 @@ from studyapp.texts import languages, texts
 log = logging.getLogger("studyapp")
 
 # All that the page uses in a browser.
-CALL = "/gradio_api/run/predict"
 QUEUE_CALL, QUEUE_EVENTS = "/gradio_api/queue/join", "/gradio_api/queue/data"
 FORMS = ("/leave", "/withdraw", "/device", "/questions")
 OPEN = {
@@ -77,8 +77,8 @@ class Guard:
     """ASGI middleware around the whole app.
 
     `who` finds the rater of a cookie's value, `functions` the Gradio functions by their index. `elsewhere` says where
-    a rater belongs who opens the page while there is nothing to rate there: a path, or None. The rater and their
-    language are passed on as `scope["state"]["rater"]` and `["language"]`.
+    a rater belongs who opens the page while there is nothing to rate there: a path, or None. The rater, their language
+    and the call that they make are passed on as `scope["state"]["rater"]`, `["language"]` and `["call"]`.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Guard:
             body = await self._body(headers, receive)
             receive = _replay(body, receive)
 
-        rater = None
+        rater, call = None, None
         if self._open(method, path):
             if path.startswith(TOKENS):
                 send = self._counting_misses(send, address)
@@ -150,11 +150,11 @@ class Guard:
                 if (method, path) != ("GET", "/"):
                     raise RefusedError(401)
                 return await RedirectResponse(f"{root}/join", 303)(scope, receive, send)
-            await self._check(method, path, scope["query_string"], body, rater)
+            call = self._check(method, path, scope["query_string"], body, rater)
             if path == "/" and (where := await self._where(scope["query_string"], rater)):
                 return await RedirectResponse(root + where, 303)(scope, receive, send)
 
-        state = {**scope.get("state", {}), "rater": rater, "language": self._language(cookies, rater)}
+        state = {**scope.get("state", {}), "rater": rater, "language": self._language(cookies, rater), "call": call}
         scope = dict(scope, state=state)
         if path in ("/", CALL):  # the nonce goes into plain text; and to compress a call's answer takes longer than it
             scope["headers"] = [(key, value) for key, value in scope["headers"] if key != b"accept-encoding"]
@@ -187,8 +187,8 @@ class Guard:
             self.known.popitem(last=False)
         return rater
 
-    async def _check(self, method: str, path: str, query: bytes, body: bytes, rater: Rater) -> None:
-        """Refuse what the page would not ask for, or another rater's page."""
+    def _check(self, method: str, path: str, query: bytes, body: bytes, rater: Rater) -> dict[str, Any] | None:
+        """Refuse what the page would not ask for, or another rater's page; the call, if it is one."""
         below = method == "GET" and path.startswith(RATERS_BELOW) and ".." not in path
         if (method, path) not in self.listed and not below:
             raise RefusedError(404)
@@ -196,13 +196,14 @@ class Guard:
             raise RefusedError(429, wait)
         try:
             if path in (CALL, QUEUE_CALL):
-                self.calls.check(body, rater.id, queued=path == QUEUE_CALL)
-            elif path == QUEUE_EVENTS:
+                return self.calls.check(body, rater.id, queued=path == QUEUE_CALL)
+            if path == QUEUE_EVENTS:
                 self.calls.check_listener(query, rater.id)
         except NonsenseError:
             raise RefusedError(400) from None
         except ForeignError:
             raise RefusedError(403) from None
+        return None
 
     async def _where(self, query: bytes, rater: Rater) -> str | None:
         """Where a rater who opens the page is sent instead; None if they are right here."""

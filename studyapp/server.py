@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from harness.errors import RatingError
 from studyapp import session, store
 from studyapp.broker import Broker
+from studyapp.calls import CALL
 from studyapp.db import kept_open
 from studyapp.limits import Limits
 from studyapp.listening import allow_many, listen
@@ -75,6 +76,7 @@ def build(
     from studyapp import app as page
     from studyapp import dashboard
     from studyapp.chats import Chats
+    from studyapp.direct import Direct
     from studyapp.guard import Guard
     from studyapp.routes import plain_app
     from studyapp.screens import Screens
@@ -91,7 +93,7 @@ def build(
     plain.include_router(dashboard.routes(db))
     demo = page.build(Screens(db, facts.panels, chats), texts(facts.language))
     return Guard(
-        Both(plain, page.mounted(demo, root_path)),
+        Parts(plain, page.mounted(demo, root_path), Direct(demo)),
         cookie=cookie,
         language=facts.language,
         who=lambda token: session.who(db, token),
@@ -101,18 +103,22 @@ def build(
     )
 
 
-class Both:
-    """The plain pages and, for every other path, Gradio: a call need not be held against all plain pages' routes."""
+class Parts:
+    """The plain pages, the calls past the queue and, for every other path, Gradio; nobody looks through all routes."""
 
-    def __init__(self, plain: "fastapi.FastAPI", rating: "fastapi.FastAPI") -> None:
-        self.plain, self.rating = plain, rating
+    def __init__(self, plain: "fastapi.FastAPI", rating: "fastapi.FastAPI", direct: "ASGIApp") -> None:
+        self.plain, self.rating, self.direct = plain, rating, direct
         self.routes = [*plain.routes, *rating.routes]
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        head = ""
+        app: ASGIApp = self.rating
         if scope["type"] == "http":
-            head = scope["path"].removeprefix(scope.get("root_path", "")).split("/")[1]
-        await (self.plain if head in PLAIN else self.rating)(scope, receive, send)
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            if path == CALL:
+                app = self.direct
+            elif path.split("/")[1] in PLAIN:
+                app = self.plain
+        await app(scope, receive, send)
 
 
 def _run(
