@@ -7,7 +7,6 @@ not used: that a user had an item is what counts.
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,13 +124,15 @@ def _times(path: Path, column: Any, name: str) -> list[float]:
     import pandas as pd
 
     numbers = pd.to_numeric(column, errors="coerce")
-    if numbers.isna().any():
+    missing = numbers.isna()
+    if missing.any():
         dates = pd.to_datetime(column, errors="coerce", utc=True, format="ISO8601")
-        bad = dates.isna()
+        bad = dates.isna() if missing.all() else missing
         if bad.any():
             row = int(bad.argmax())
+            wrong = "neither a number nor a date" if missing.all() else "no number as in other rows"
             raise ConfigError(
-                f"{path}, row {row + 1}: {name!r} is {column.iloc[row]!r}, neither a number nor a date",
+                f"{path}, row {row + 1}: {name!r} is {column.iloc[row]!r}, {wrong}",
                 hint="write seconds, or dates as 2026-11-28 or 2026-11-28T23:15:00",
             )
         numbers = (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
@@ -156,8 +157,3 @@ def _frame(path: Path) -> Any:
     except Exception as error:  # pandas, its parsers and its unpackers raise many kinds
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(f"cannot read {path} as a table: {reason[0]}", hint="is the file whole?") from error
-
-
-def same_items(ours: Sequence[str], theirs: Sequence[str]) -> bool:
-    """Whether numbers mean the same items to both."""
-    return tuple(ours) == tuple(theirs)

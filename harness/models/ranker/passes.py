@@ -98,7 +98,7 @@ def backward(
     keep_BT = torch.arange(ids_BT.shape[1], device=device) <= last_B[:, None]
     label_N = torch.tensor([item for document in documents for item in document.ids[1:]], device=device)
     with forward_precision(objective.precision, ids_BT.device.type):
-        hidden_ND = student.hidden(ids_BT)[keep_BT].float()
+        hidden_ND = student.hidden(ids_BT)[keep_BT].to(student.dtype)
     parts: dict[str, torch.Tensor] = {}
     if "ce" in weights:
         negative_NS = torch.from_numpy(drawn.items(0, objective.table.negatives, objective.vocabulary)).to(device)
@@ -111,7 +111,7 @@ def backward(
         weight_NK = _ranking_weights(student, drawn, objective, hidden_ND.detach(), top_NK, mine_NK.detach())
         parts["ranking"] = losses.ranking_loss(mine_NK, weight_NK).sum()
     torch.stack([weights[name] / totals[name] * value for name, value in parts.items()]).sum().backward()
-    return {name: float(value) / totals[name] for name, value in parts.items()}
+    return {name: float(value.detach()) / totals[name] for name, value in parts.items()}
 
 
 def _ranking_weights(
