@@ -122,6 +122,7 @@ def study_cases(run: "Run", only: Sequence[str] = ()) -> list[Case]:
     training itself would raise for the corpus or the shape.
     """
     from harness.lineage import in_order, needs, start_arm, teacher_of
+    from harness.models.families import chats
     from harness.models.load import LoadedModel, load_config_only
     from harness.models.students import student_config
     from harness.resources import resolve_file
@@ -129,6 +130,11 @@ def study_cases(run: "Run", only: Sequence[str] = ()) -> list[Case]:
     from harness.train.objective import LAYER_TERMS, check_vocabularies
     from harness.train.stage import Job, check_teacher_can, teacher_job
 
+    if not chats(run.study.family):
+        raise ConfigError(
+            f"models of family = {run.study.family!r} cannot be planned: the formulas are those of models that write",
+            hint="train with few tokens, and see metrics.jsonl for the speed",
+        )
     for name in only:
         if run.student(name).source is not None:
             raise ConfigError(f"the student {name!r} has a source and no train", hint="there is nothing to plan")

@@ -16,6 +16,7 @@ from harness.ranker_table import RankerTable
 from harness.rundir import RunDir, read_manifest
 from harness.stages import bench_stage, open_run, train_stage
 from harness.study_file import load_study
+from harness.train.plan_study import study_cases
 from harness.train.stage import Job, train_arm
 from reports.load import bench_results
 from tests.models.rankers import write_interactions
@@ -167,6 +168,11 @@ def test_settings_that_mean_nothing_to_a_ranker_are_refused(tmp_path: Path) -> N
     assert "ranking.k = 10, and of 19 items as few as 8 are not observed" in refused(
         tmp_path, terms={"ce": {}, "ranking": {}}
     )
+
+
+def test_a_plan_of_rankers_is_refused(finished: Path) -> None:
+    with pytest.raises(ConfigError, match="family = 'ranker' cannot be planned"):
+        study_cases(open_run(finished))
 
 
 def test_a_rankers_study_names_what_does_not_belong_to_it(tmp_path: Path) -> None:
