@@ -88,7 +88,12 @@ def _figure(
 
 def _svg(figure: "Figure", key: str, title: str) -> str:
     import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
+    FigureCanvasSVG(figure)
+    if engine := figure.get_layout_engine():  # once: left in place, it would lay out, and draw, twice
+        engine.execute(figure)
+        figure.set_layout_engine(None)
     buffer = io.StringIO()
     # The salt makes ids differ between figures of one page and stay the same between runs.
     with matplotlib.rc_context({"svg.hashsalt": f"viva-{key}", "svg.fonttype": "none"}):
