@@ -56,6 +56,9 @@ def _with_controls(raw: dict[str, Any], text: str, path: Path) -> dict[str, Any]
                 f"{path}, line {line}: control_of names {original!r}, "
                 f"which is no other student{_nearest(original, names)}"
             )
+        if student.get("source") is not None:  # a finished model, made elsewhere: it takes nothing over
+            filled.append(student)
+            continue
         base = {key: value for key, value in by_name[original].items() if key not in ("name", "control_of", "pool")}
         base_train = base.get("train") if isinstance(base.get("train"), dict) else {}
         ce = ((base_train or {}).get("terms") or {}).get("ce") or {}

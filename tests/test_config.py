@@ -79,6 +79,23 @@ def test_paths_are_relative_to_the_study_file(tmp_path: Path) -> None:
     assert study.student[0].train.corpus == str(tmp_path / "chats.jsonl")
 
 
+def test_a_control_may_be_a_finished_model(tmp_path: Path) -> None:
+    text = """schema = 1
+name = "elsewhere"
+[teacher]
+source = "nowhere"
+[[student]]
+name = "distilled"
+source = "nowhere/distilled"
+[[student]]
+name = "scratch"
+source = "nowhere/scratch"
+control_of = "distilled"
+"""
+    scratch = load_study(write(tmp_path, text)).student[1]
+    assert (scratch.control_of, scratch.source, scratch.train) == ("distilled", "nowhere/scratch", None)
+
+
 def test_a_judges_rubric_and_model_are_relative_to_the_study_file(tmp_path: Path) -> None:
     (tmp_path / "judge").mkdir()
     judge = '[judge]\nrubric = "rubric.txt"\n[[judge.by]]\nname = "own"\nsource = "judge"\n'
