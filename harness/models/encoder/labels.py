@@ -52,7 +52,9 @@ def documents_of(tokenizer: Any, items: Sequence[Item], longest: int) -> list[Do
 
 
 def _encoded(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    found = tokenizer(list(texts), add_special_tokens=False, truncation=False, padding=False)["input_ids"]
+    found = tokenizer(list(texts), add_special_tokens=False, truncation=False, padding=False, verbose=False)[
+        "input_ids"
+    ]
     return [list(ids) for ids in found]
 
 

@@ -54,7 +54,9 @@ def documents_of(tokenizer: Any, texts: Sequence[Text], longest: int) -> list[Do
 
     `target` tells the text's own tokens, which may be hidden, from the special ones.
     """
-    encoded = tokenizer([text.text for text in texts], add_special_tokens=False, truncation=False, padding=False)
+    encoded = tokenizer(
+        [text.text for text in texts], add_special_tokens=False, truncation=False, padding=False, verbose=False
+    )
     found = []
     for inner in encoded["input_ids"]:
         for first in range(0, len(inner), longest - 2):
