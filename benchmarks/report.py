@@ -271,9 +271,11 @@ def command(folder: Path, arguments: list[str]) -> dict[str, float]:
     return {"clock": seconds, "cpu": used.ru_utime + used.ru_stime, "peak": used.ru_maxrss * 1024 / 1e9}
 
 
-def environment(threads: int = 2) -> dict[str, str]:
-    """So many threads for matrix products, whatever the machine has."""
-    return {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
+def environment(threads: int | None = None) -> dict[str, str]:
+    """So many threads for matrix products; None: as a user has it who has set nothing."""
+    given = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    clean = {key: value for key, value in os.environ.items() if key not in given}
+    return clean if threads is None else {**clean, **dict.fromkeys(given, str(threads))}
 
 
 def middle(found: list[dict[str, float]]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The command `viva report`: on one study, on several side by side, or on anybody's table of ratings."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,9 @@ def add_report(command: Callable[..., argparse.ArgumentParser]) -> None:
 def report_command(args: argparse.Namespace) -> None:
     from harness.errors import ConfigError
 
+    # before numpy is there: threads that wait for each other cost a report more than they save, and the last bits of
+    # its sums must not depend on how many cores a machine has
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if args.ratings is not None:
         _of_ratings(args)
         return
