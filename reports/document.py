@@ -24,6 +24,7 @@ from reports.kept import at_chance
 from reports.load import Source
 from reports.paired import over_pairs
 from reports.seeds import over_seeds
+from reports.wording_kept import methods_sentence
 
 SCHEMA = 2
 OF_PEOPLE = {
@@ -78,7 +79,7 @@ def build(source: Source) -> dict[str, Any]:
             warning["text"] = wording_warnings.warning_text(warning)
             warning["level"] = "note" if warning["code"] in wording_warnings.NOTES else "warning"
     report["headline"] = wording.headline(source, people, report)
-    report["methods"] = wording_methods.methods(source, people)
+    report["methods"] = f"{wording_methods.methods(source, people)} {methods_sentence(source, report)}".strip()
     report["limitations"] = wording_methods.limitations(source, people)
     return report
 

@@ -71,6 +71,20 @@ def scores_sentence(source: Source, report: Mapping[str, Any]) -> str:
     )
 
 
+def methods_sentence(source: Source, report: Mapping[str, Any]) -> str:
+    """How scores were compared and what was kept, for the methods paragraph; '' without any."""
+    known = {arm: kept for arm in source.students if (kept := kept_of(report, arm))}
+    if not known:
+        return ""
+    first = next(iter(known.values()))
+    each = joined([f"{arm} {short(one)}" for arm, one in known.items()])
+    return (
+        f"Benchmark scores were compared on the same items (n = {plural(first['n'], 'item')}); of the teacher's "
+        f"({of_what(first)}) were kept: {each}, with 95{NBSP}% percentile intervals of paired bootstrap draws of the "
+        "items, or of whole documents where items share one."
+    )
+
+
 def short(kept: Mapping[str, Any]) -> str:
     """'87 % (83 to 92)'."""
     return fraction_text({**kept, "unbounded": False})
