@@ -41,6 +41,10 @@ class JudgeBy(Table):
         description="a model that runs here. free (default): it writes the whole reply; forced: it writes the reason, "
         "and each mark is its likeliest one, so that small models can be read too",
     )
+    precision: Literal["auto", "float32", "bfloat16"] | None = Field(
+        None,
+        description="a model that runs here: default float32; auto: bfloat16 where the processor has it",
+    )
     batch: int | None = Field(None, ge=1, description="a model that runs here: replies written at once; default 8")
     price_in: float | None = Field(None, ge=0, description="price of a million tokens read")
     price_out: float | None = Field(None, ge=0, description="price of a million tokens written")
@@ -64,7 +68,7 @@ class JudgeBy(Table):
     def _idle(self) -> list[str]:
         """Settings that would do nothing with this kind of judge."""
         if self.endpoint is not None:
-            return [name for name in ("batch", "form", "sha256") if getattr(self, name) is not None]
+            return [name for name in ("batch", "form", "precision", "sha256") if getattr(self, name) is not None]
         names = [
             name
             for name in ("model", "key_variable", "parallel", "price_in", "price_out")

@@ -23,7 +23,7 @@ def ask_local(by: JudgeBy, mode: str, directory: Path, progress: Report = quiet)
     from harness.tune import keep_big_blocks
 
     keep_big_blocks()
-    loaded = load_model(directory)
+    loaded = load_model(directory, precision_of(by))
     window = _window(loaded.model.config)
     size = by.batch or DEFAULT_BATCH
     sampling = Sampling(by.max_tokens, temperature=0.0)
@@ -58,6 +58,13 @@ def ask_local(by: JudgeBy, mode: str, directory: Path, progress: Report = quiet)
                 yield index, Answered(reply.text, reply.finish, lengths[index], reply.tokens, each)
 
     return ask
+
+
+def precision_of(by: JudgeBy) -> str:
+    """The precision in which a judge that runs here does so: 'float32' or 'bfloat16'."""
+    from harness.train.stage import choose_precision
+
+    return choose_precision(by.precision or "float32")
 
 
 def _window(config: Any) -> int | None:

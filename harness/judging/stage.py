@@ -107,6 +107,10 @@ def _judge(run: "Run", by: JudgeBy, mode: Any, own: str | None) -> Any:
         return Judge(by.name, mode, str(by.model), host_of(by.endpoint), rubric.version(own), settings)
     if by.form == "forced":
         settings["form"] = by.form
+    if by.precision is not None:
+        from harness.judging.local import precision_of
+
+        settings["precision"] = precision_of(by)
     if by.arm is not None:
         return Judge(by.name, mode, "an arm of the study", "", rubric.version(own), settings)
     return Judge(by.name, mode, str(by.source), "", rubric.version(own), settings)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from harness.errors import RatingError
 from harness.judge_table import JudgeBy
 from harness.judging.local import ask_local
 from harness.judging.stage import judge_all, prepare
@@ -98,6 +99,17 @@ def test_a_judge_held_to_the_form_can_always_be_read(tmp_path: Path, model: Path
     for winner, first, second in rows(run.dir.db, "SELECT winner, score_first, score_second FROM tidy_verdicts"
                                                   " WHERE mode = 'pairwise'"):  # fmt: skip
         assert winner == "tie" or (first >= second if winner == "first" else second >= first)
+
+
+def test_precision_is_what_a_judge_is_known_by(tmp_path: Path, model: Path) -> None:
+    judges = f'[judge]\n[[judge.by]]\nname = "tiny"\nsource = "{model}"\nmax_tokens = 16\nform = "forced"\n'
+    run = make_run(tmp_path, judges + 'precision = "bfloat16"\n', count=1)
+    assert "3 of 3 verdicts" in judge_all(run, prepare(run))
+    assert '"precision": "bfloat16"' in rows(run.dir.db, "SELECT settings FROM judge")[0][0]
+    with pytest.raises(RatingError, match="tiny"):
+        prepare(make_run(tmp_path, judges, count=1))
+    with pytest.raises(ValueError, match="precision does nothing here"):
+        JudgeBy(name="far", endpoint="http://host/v1", model="m", precision="auto")
 
 
 def test_a_forced_mark_is_the_likeliest_of_those_allowed(model: Path) -> None:
