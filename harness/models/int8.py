@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-SMALLEST = 1 << 17
-"""Weights of the smallest matrix that is worth it: below, what surrounds the product costs more than it saves."""
+SMALLEST = 1 << 18
+"""Weights of the smallest matrix that is worth it: below, for one input, what surrounds the product costs more than it
+saves (measured in docs/quantize.md)."""
 
 
 class Int8Linear(torch.nn.Module):
