@@ -177,8 +177,8 @@ def _store(db: Database, row: dict[str, Any], marks: Marks, at: str) -> None:
 
 def _onward(db: Database, rater: int, position: int) -> View:
     """The page after a position that is rated now."""
-    behind = [at for at in progress(db, rater) if at > position]
-    return view(db, rater, behind[0] if behind else None)
+    sql = "SELECT min(position) FROM assignment WHERE rater = ? AND position > ? AND released_at IS NULL"
+    return view(db, rater, db.conn.execute(sql, [rater, position]).fetchone()[0])
 
 
 def _seconds(start: str, end: str) -> float:
