@@ -202,6 +202,8 @@ def server(*worker: str) -> Iterator[tuple[str, int]]:
             raise SystemExit(f"the {worker[0]} server did not start")
         yield url, process.pid
     finally:
+        if process.poll() is not None:
+            say(f"the {worker[0]} server has ended by itself ({process.returncode})")
         process.terminate()
         process.wait()
 
