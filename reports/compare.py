@@ -13,6 +13,7 @@ METRICS = {
     "acc_norm": "accuracy, length-normalised",
     "brier": "squared error of probabilities (Brier)",
     "ece": "calibration error (ECE)",
+    "map": "mean average precision",
 }
 TEXTS = {
     "teacher_text": "the teacher's own text",
@@ -110,7 +111,7 @@ def _reading(score: dict[str, Any]) -> list[str]:
 
 def score_label(score: dict[str, Any]) -> str:
     """What a score is called: in words where the metric is known, else by its own name; with its suite."""
-    plain = score["metric"].removeprefix(f"{score['suite']}_").replace("_", " ")
+    plain = score["metric"].removeprefix(f"{score['suite']}_").replace("_", " ").replace("ndcg@", "nDCG@")
     label = METRICS.get(score["metric"], plain)
     return f"{score['suite']}: {label}" if label[0].islower() else label
 

@@ -1,11 +1,11 @@
 """Costs as a reader sees them: rows of the table of arms, every prompt length and batch, and 'x smaller, y faster'."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from reports.compare import Cell, Row
-from reports.costs import cost, size_of, speed_of
+from reports.costs import TIMED, cost, size_of, speed_of
 from reports.load import Source
 from reports.numbers import NBSP, NONE, joined, percent, plain_number, scaled, seconds, times
 
@@ -84,8 +84,19 @@ def cost_rows(source: Source, arms: Mapping[str, Any]) -> list[Row]:
         if item.key == "price_per_million_tokens":
             notes.append(f"at {source.price:g} an hour")
         cells = tuple(_number(item, one, at > 0, len(kinds) > 1) for at, one in enumerate(costs))
-        rows.append(Row(item.label, ", ".join(note for note in notes if note), item.better, cells))
+        label = READING if item.key == TIMED[1] and no_writing(costs) else item.label
+        rows.append(Row(label, ", ".join(note for note in notes if note), item.better, cells))
     return rows
+
+
+READING = "Time of a reading"
+"""What the time to the first token is called where arms write nothing."""
+
+
+def no_writing(costs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the arms write nothing: what is timed is a reading of the prompts."""
+    outputs = [one["conditions"].get("output_tokens") for one in costs if one.get("conditions")]
+    return bool(outputs) and all(one == 0 for one in outputs)
 
 
 def energy_kind(costs: Mapping[str, Any]) -> str:
@@ -105,7 +116,7 @@ def _number(item: _Cost, costs: Mapping[str, Any], against: bool, mixed: bool) -
 
 
 def _range(limits: Mapping[str, Any]) -> str:
-    return f"{limits['low']:.2f} to {limits['high']:.2f}"
+    return " to ".join(f"{end:.2f}" if end < 100 else plain_number(end) for end in (limits["low"], limits["high"]))
 
 
 def _conditions(costs: list[Mapping[str, Any]]) -> str:
@@ -117,6 +128,14 @@ CELL_HEADER = (
     *("prompt", "batch", "arm", "time to first token", "tokens a second", "energy of 1,000 tokens"),
     *("CO2 of 1,000", "price of a million"),
 )
+
+
+def cell_header(source: Source, arms: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the columns of `cell_lines`."""
+    reading = no_writing([arms[arm]["costs"] for arm in source.arms])
+    return tuple(READING.lower() if reading and name == "time to first token" else name for name in CELL_HEADER)
+
+
 Parts = tuple[str, str]
 """What a cell of a table says, and below it in small letters the ratio to the teacher."""
 

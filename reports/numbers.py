@@ -41,10 +41,14 @@ def scaled(value: float | None, unit: str = "") -> str:
 
 
 def seconds(value: float | None) -> str:
-    """0.213 -> '213 ms', 2.13 -> '2.13 s'."""
+    """0.213 -> '213 ms', 2.13 -> '2.13 s', 0.000213 -> '213 µs'."""
     if value is None:
         return NONE
-    return f"{1000 * value:.0f}{NBSP}ms" if value < 1 else f"{value:.2f}{NBSP}s"
+    if value >= 1:
+        return f"{value:.2f}{NBSP}s"
+    if value < 1e-3:
+        return f"{1e6 * value:.0f}{NBSP}µs"
+    return f"{1000 * value:.{0 if value >= 0.01 else 1}f}{NBSP}ms"
 
 
 def p_value(value: float | None) -> str:

@@ -32,7 +32,10 @@ SECTIONS = {
     "sequence": "validity",
 }
 """Key of a figure -> the section it stands in."""
-FIRST_COSTS = ("Parameters", "Size on disk", "Peak memory", "Tokens a second", "Energy of 1,000 tokens")
+FIRST_COSTS = (
+    *("Parameters", "Size on disk", "Peak memory", "Tokens a second", cost_tables.READING),
+    "Energy of 1,000 tokens",
+)
 """The costs of the first screen."""
 
 
@@ -160,7 +163,7 @@ def _of_costs(source: Source, report: dict[str, Any]) -> dict[str, Any]:
     return {
         "cost_rows": rows,
         "first_costs": [row for row in rows if row.label in FIRST_COSTS],
-        "cost_header": cost_tables.CELL_HEADER,
+        "cost_header": cost_tables.cell_header(source, report["arms"]),
         "cost_lines": cost_tables.cell_lines(source, report["arms"]),
         "cost_verdicts": cost_tables.smaller_faster(source, report["arms"]),
         "cost_claims": cost_tables.claim_lines(),

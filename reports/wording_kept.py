@@ -96,6 +96,9 @@ def smaller_faster(costs: Mapping[str, Any]) -> list[str]:
     if size := size_of(costs):
         where = " on disk" if size[1] == "bytes_on_disk" else ""
         said.append(times_more(1 / size[0], f"smaller{where}", f"larger{where}"))
-    if speed := speed_of(costs):
+    speed = speed_of(costs)
+    if speed and speed["low"] is not None and speed["low"] < 1 < speed["high"]:
+        said.append("not clearly faster or slower")
+    elif speed:
         said.append(times_more(speed["estimate"], "faster", "slower"))
     return said

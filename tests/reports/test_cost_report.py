@@ -10,10 +10,11 @@ import pytest
 from fixture_run import cost_rounds, make_run
 from scipy.stats import t
 
-from reports.cost_tables import CLAIMS, cell_lines, smaller_faster
+from reports.cost_tables import CLAIMS, cell_header, cell_lines, cost_rows, smaller_faster
 from reports.costs import size_of, speed_of
 from reports.document import build
 from reports.load import load
+from reports.numbers import seconds
 from reports.render import make
 from reports.wording_kept import smaller_faster as kept_words
 
@@ -147,6 +148,19 @@ def test_fewer_bits_are_a_size_and_a_reading_is_a_time() -> None:
     assert speed_of(costs) == {"estimate": 2.0, "low": 1.6, "high": 2.5, "by": "time_to_first_token_seconds"}
     assert speed_of({"of_teacher": {**ratios, "tokens_per_second": 3.0}})["estimate"] == 3.0
     assert kept_words(costs) == ["4.00× smaller on disk", "2.00× faster"]
+    limits["time_to_first_token_seconds"] = {"low": 0.2, "high": 1.25}
+    assert kept_words(costs) == ["4.00× smaller on disk", "not clearly faster or slower"]
+
+
+def test_what_does_not_write_is_timed_by_a_reading(run: Path) -> None:
+    source = load(run)
+    arms = build(source)["arms"]
+    assert "Time to first token" in [row.label for row in cost_rows(source, arms)]
+    for block in arms.values():
+        block["costs"]["conditions"]["output_tokens"] = 0
+    assert "Time of a reading" in [row.label for row in cost_rows(source, arms)]
+    assert "time of a reading" in cell_header(source, arms)
+    assert (seconds(0.000213), seconds(0.0013), seconds(0.213)) == ("213\u00a0µs", "1.3\u00a0ms", "213\u00a0ms")
 
 
 def test_smaller_and_faster_in_words_beside_published_claims(run: Path) -> None:
