@@ -99,8 +99,8 @@ def quantized_weights(model: Any, table: Quantize) -> dict[str, "torch.Tensor"]:
 
     Raises ConfigError for a model that has none.
     """
-    layers = [getattr(model, name, lambda: None)() for name in ("get_input_embeddings", "get_output_embeddings")]
-    spared = {id(layer.weight) for layer in layers if layer is not None} if not table.embeddings else set()
+    layers = [] if table.embeddings else [model.get_input_embeddings(), model.get_output_embeddings()]
+    spared = {id(layer.weight) for layer in layers if layer is not None}
     found = {
         name: value
         for name, value in model.named_parameters()

@@ -104,7 +104,7 @@ def test_every_pass_and_the_end_run_on_few_bits(tmp_path: Path, kind: str) -> No
             seen.append(value.flatten()[: table.bucket_of(value.numel())].unique().numel())
 
     points = [value.detach().clone() for name, value in made.model.named_parameters() if name.endswith(POINTS)]
-    run(made, teacher, tmp_path, config(), table, look)
+    run(made, teacher, tmp_path, config(keep="best"), table, look)
     assert 0 < max(seen) <= 2**table.bits
     moved = [value for name, value in made.model.named_parameters() if name.endswith(POINTS)]
     assert len(moved) == (0 if kind != "points" else len(quantized_weights(made.model, table)))
