@@ -47,7 +47,7 @@ def run(
     rng, ledger, stop = random.Random(seed), Ledger(), threading.Event()
     db = folder / "study.db"
     items = scenarios(6, turns=2, modes=("fixed", "live", "side-by-side"))
-    settings = {"crossing": crossing, "side": PANELS, "scenarios_per_rater": 4, "ratings_per_cell": 2}
+    settings: dict[str, Any] = {"crossing": crossing, "side": PANELS, "scenarios_per_rater": 4, "ratings_per_cell": 2}
     make(db, keys=("k-one", "k-two"), items=items, **settings)
     store.set_pace(db, PACE)
     nursery = Nursery(db, [0.0, 0.01])

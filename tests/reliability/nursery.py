@@ -30,7 +30,7 @@ class Nursery:
         self.url = f"http://127.0.0.1:{_free_port()}/"
         self.pids: dict[str, int] = {}
         address = f"unix:{db.parent / 'models.sock'}"
-        self._orders = {
+        self._orders: dict[str, dict[str, Any]] = {
             "page": {"db": str(db), "port": int(self.url.rstrip("/").rpartition(":")[2]), "address": address},
             "models": {"db": str(db), "paces": paces, "address": address},
         }
