@@ -34,8 +34,12 @@ SIDES: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
     "jsd": ("viva", {}, {"terms": {"kd": {"divergence": "jsd", "beta": 0.5, "normalise": False}}}),
     "ce": ("viva", {}, {"terms": {"ce": {}}}),
     "plain": ("plain", TUNED, {}),
+    "cached, k = 8": ("viva", {}, {"terms": {"kd": {}}, "k": 8}),
+    "cached, k = 32": ("viva", {}, {"terms": {"kd": {}}, "k": 32}),
+    "cached, k = 128": ("viva", {}, {"terms": {"kd": {}}, "k": 128}),
 }
-"""`online` and `cached` are Viva as a user starts it: it tunes the allocator by itself."""
+"""`online` and `cached` (k = 64) are Viva as a user starts it: it tunes the allocator by itself."""
+USUAL = ("trl", "trl tuned", "trl jsd", "online", "cached", "jsd", "ce", "plain")
 
 COMPARED = [
     # name, ours, theirs, what, must, aim
@@ -46,6 +50,7 @@ COMPARED = [
     ("jsd against TRL GKD as started", "jsd", "trl jsd", "tokens/s", 2.0, 3.0),
     ("online against a plain loop, tuned", "online", "plain", "tokens/s", None, None),
     ("cached against own cross-entropy", "cached", "ce", "tokens/s", 0.95, 1.0),
+    *((f"cached, k = {k}, against online", f"cached, k = {k}", "online", "tokens/s", None, None) for k in (8, 32, 128)),
     ("peak memory, online against TRL GKD", "online", "trl", "GB", 1 / 0.65, 2.0),
     ("peak memory, cached against TRL GKD", "cached", "trl", "GB", 1 / 0.65, 2.0),
     ("peak memory, jsd against TRL GKD", "jsd", "trl jsd", "GB", 1 / 0.65, 2.0),
@@ -60,7 +65,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="measured steps a round (default: 8; quick: 4)")
     parser.add_argument("--tokens", type=int, default=256, help="tokens of each chat (default: 256)")
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--only", nargs="*", default=list(SIDES), choices=list(SIDES), help="sides to measure")
+    parser.add_argument("--only", nargs="*", default=USUAL, choices=list(SIDES), help="sides to measure")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.rounds = args.rounds or (1 if args.quick else 5)
