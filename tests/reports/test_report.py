@@ -18,6 +18,7 @@ from harness.rundir import RunDir
 from reports.document import build
 from reports.load import load
 from reports.render import from_csv, make, write_report
+from reports.wording_kept import likelihood_kept
 
 COMMAND = "viva rate data/studies/fixture.toml"
 
@@ -203,6 +204,21 @@ def test_no_ratings_yet(tmp_path: Path) -> None:
         "\u00a0", " "
     )
     assert "figure-training" in html
+
+
+def test_perplexity_alone_has_a_frontier_too(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "run", raters=0)
+    for path in [*root.glob("bench/*/*sense*"), *root.glob("bench/*/*facts*")]:
+        path.unlink()
+    make(root, rate_command=COMMAND)
+    html, _, report = read(root)
+    assert all(pair["kept"] is None for pair in report["paired"])
+    assert report["headline"].startswith("No person has rated yet")
+    assert "likelihood of a token kept, %" in html
+    assert "DistilBERT</text>" not in html.split('id="figure-frontier"')[1].split("</figure>")[0]
+    kept = likelihood_kept(report, "distilled")
+    assert kept["estimate"] == pytest.approx(31.0 / 58.2)
+    assert kept["low"] < kept["estimate"] < kept["high"]
 
 
 def test_no_database_yet(tmp_path: Path) -> None:
