@@ -149,6 +149,7 @@ def study_cases(run: "Run", only: Sequence[str] = ()) -> list[Case]:
         stuff = text_material(job.corpus, job.config, teacher.tokenizer)
         cases.append(_case(job, teacher, None, stuff, ()))
     known: dict[Any, tuple[Material, list[Document]]] = {}
+    asked: set[Any] = set()
     models = {study.teacher.name: teacher}  # those that later students start from or learn from
     for student in in_order(study, only):
         if student.train is None:
@@ -175,7 +176,10 @@ def study_cases(run: "Run", only: Sequence[str] = ()) -> list[Case]:
         key = (job.corpus, id(model.tokenizer), id(teacher.tokenizer), written, read)
         if key not in known:
             known[key] = _material(job, model.tokenizer, teacher)
-        cases.append(_case(job, model, teacher, *known[key]))
+        stuff, texts = known[key]
+        # Students that ask one teacher for the same texts share them: the first one's plan has their costs.
+        cases.append(_case(job, model, teacher, stuff, () if (key, job.teacher.name) in asked else texts))
+        asked.add((key, job.teacher.name))
     return cases
 
 
@@ -323,7 +327,7 @@ class Plan:
         notes = [
             f"in all: {duration(seconds)}, {si(joules / 3600, 'Wh')}",
             f"machine: {self.machine.name}",
-            f"time: its products of matrices, {rates}, of which training reaches {EFFICIENCY:.0%}",
+            f"time: {EFFICIENCY:.0%} of its products of matrices, {rates}",
             f"energy: time at {self.machine.watts:.0f} W, {self.machine.watts_from}",
             "exact: parameters, steps, tokens, documents, bytes of top-k; estimates: the rest (docs/scale.md)",
             *(f"{arm.arm}: {note}" for arm in self.arms for note in arm.notes),

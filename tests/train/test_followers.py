@@ -120,3 +120,15 @@ def test_the_plan_knows_arms_that_are_not_trained_yet(folder: Path) -> None:
     arms = train(LAST, FIRST, EASY)
     for name, plan in plans.items():
         assert plan.parameters == arms[name]["student"]["parameters"], name
+
+
+def test_the_plan_counts_texts_once_that_students_share(folder: Path) -> None:
+    twin, other = (LAST.replace('"last"', f'"{name}"') for name in ("twin", "other"))
+    Path("study.toml").write_text(HEAD + EASY + FIRST + LAST + twin + other.replace("8 }", "9 }"))
+    machine = Machine({"float32": 1e9, "bfloat16": 1e9}, 1e9, watts=10.0, watts_from="assumed", name="test")
+    arms = plan_run(open_run(Path("study.toml"), Path("run")), machine=machine).arms
+    texts = {arm.arm: arm.flops.get("texts", 0) for arm in arms}
+    assert texts["first"] > 0  # written by the easier teacher, whatever the other one writes
+    assert texts["last"] > 0
+    assert texts["twin"] == 0
+    assert texts["other"] > texts["last"]
