@@ -140,9 +140,12 @@ def demo_command(args: argparse.Namespace) -> None:
 
 
 def run_command(args: argparse.Namespace) -> None:
+    from harness.models.families import chats
+
     run = _joined(args)
     rate = f"viva rate {run.dir.root}"
-    print(f"report: {_all_stages(run, rate)}\nrating page: {rate}")
+    page = f"\nrating page: {rate}" if chats(run.study.family) else ""
+    print(f"report: {_all_stages(run, rate)}{page}")
 
 
 def _all_stages(run: "Run", rate_command: str) -> Path:
@@ -192,12 +195,19 @@ def _held(run: "Run") -> AbstractContextManager[None]:
 
 
 def export_command(args: argparse.Namespace) -> None:
+    from harness.errors import ConfigError
     from harness.models.export import check_export, export
+    from harness.models.families import chats
     from harness.progress import bar
     from harness.stages import open_run
 
     check_export(args.out, args.format, args.dtype)
     run = open_run(args.study, args.run)
+    if not chats(run.study.family):
+        raise ConfigError(
+            f"export knows models that write, and this study's are of family = {run.study.family!r}",
+            hint=f"{run.dir.root}/arms holds ordinary Hugging Face directories",
+        )
     with bar("export") as progress:
         written = export(run.model_dir(args.arm), args.out, args.format, progress, args.dtype)
     print(f"{args.arm}: {written}")

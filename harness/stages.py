@@ -320,6 +320,7 @@ def answer_stage(run: Run) -> None:
 
 def report_stage(run: Run, rate_command: str) -> Path:
     """Write the report from what the run directory holds now; returns the HTML file."""
+    rate_command = rate_command if chats(run.study.family) else ""
     manifests = sorted(path for path in run.dir.root.glob("*/**/manifest.json") if run.dir.report not in path.parents)
     inputs = {str(path.relative_to(run.dir.root)): sha256_file(path) for path in [*manifests, run.dir.study]}
     costs = sorted(run.dir.root.glob("bench/*/costs.json"))

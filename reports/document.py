@@ -58,7 +58,7 @@ def build(source: Source) -> dict[str, Any]:
         "judges": over_judges(source),
         "looks": _looks(source, people),
         "warnings": [
-            *(people or {"warnings": [{"code": "no_ratings"}]})["warnings"],
+            *(people or {"warnings": [{"code": "no_ratings"}] if source.chats else []})["warnings"],
             *_of_the_study(source, people),
             *_study_warnings(source, people, pairs),
         ],

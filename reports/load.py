@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import RunError
+from harness.models.families import CAUSAL_LM
 from harness.records import Answer, read_jsonl
 from harness.rundir import RunDir, read_manifest
 from reports.database import KINDS, RATINGS, Database, Extras, Facts, tidy_of
@@ -23,11 +24,12 @@ NO_SUITES = ("costs.json", "contamination.json", "manifest.json")
 class Source:
     """What a run directory holds for its report; parts that are not there yet are empty.
 
-    `arms` begins with the teacher; `pools` names the pool of every arm that is one seed of several; `ratings` maps a
-    kind of rater to its tidy ratings, never pooled, and `extras` to what else it was asked; `judging` holds model
-    judges; `facts` are those of study.db, whose margin counts where it has one; `scores`, `frames` (their items),
-    `overlaps` (with the training corpus), `costs`, `training` and `manifests` are keyed by arm (manifests also by
-    'answers'). `grid` is in g of CO2 per kWh, `price` in money per hour, where the study states them.
+    `arms` begins with the teacher; `pools` names the pool of every arm that is one seed of several; `chats` says
+    whether the models write, so that people can rate them; `ratings` maps a kind of rater to its tidy ratings, never
+    pooled, and `extras` to what else it was asked; `judging` holds model judges; `facts` are those of study.db, whose
+    margin counts where it has one; `scores`, `frames` (their items), `overlaps` (with the training corpus), `costs`,
+    `training` and `manifests` are keyed by arm (manifests also by 'answers'). `grid` is in g of CO2 per kWh, `price` in
+    money per hour, where the study states them.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Source:
     pools: dict[str, str] = field(default_factory=dict)
     margin: float = 0.90
     mode: str = "fixed"
+    chats: bool = True
     seed: int = 0
     purpose: str | None = None
     licence: str | None = None
@@ -106,6 +109,7 @@ def load(root: Path) -> Source:
         margin=float(in_file) if facts.margin is None else facts.margin,
         margin_in_file=float(in_file),
         mode=str(study.get("rate", {}).get("mode", "fixed")),
+        chats=study.get("family", CAUSAL_LM) == CAUSAL_LM,
         seed=int(study.get("seed", 0)),
         purpose=study.get("purpose"),
         licence=study.get("teacher", {}).get("licence"),

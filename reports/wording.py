@@ -44,6 +44,8 @@ def headline(source: Source, people: dict[str, Any] | None, report: dict[str, An
         beside = f" (the ratings of {joined(others)} below are no substitute)" if others else ""
         nobody = f"No person has rated yet, so nothing is known about satisfaction{beside}."
         kept = scores_sentence(source, report)
+        if not source.chats:
+            return kept or _what_is_known(source, arm)
         return f"{kept} {nobody}" if kept else f"{nobody} {_what_is_known(source, arm)}"
     several = [name for name in source.students if name not in source.controls]
     kept = {name: people["arms"].get(name, {}).get("satisfaction", {}).get("fraction") for name in several}

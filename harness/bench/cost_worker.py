@@ -173,7 +173,7 @@ def serve(directory: Path, threads: int, name: str = CAUSAL_LM) -> None:
             model = family.load(directory).model
             model = model.to("cuda") if torch.cuda.is_available() else model
             answer = family.cost_facts(model, directory, loading, meter)
-            answer["flops_per_token"] = flops_per_token(model, **asked)
+            answer["flops_per_token"] = flops_per_token(model, **asked) if name == CAUSAL_LM else None
             answer |= run_in_int8(model, directory)
         elif request["do"] == "time":
             answer = family.cost_measured(model, meter=meter, **asked)

@@ -155,6 +155,7 @@ def test_the_narrow_student_of_two_stages_is_nearer_than_its_control(ran: Run) -
     for part in ("opinion-1", "opinion"):
         manifest = json.loads((ran.dir.arm("tiny") / "tasks" / part / "manifest.json").read_text())
         assert manifest["student"]["new_texts"] > 100
+    assert "masked_kl" not in scores(ran, "tiny")  # terms between layers have not taught it to predict tokens
     assert classes_kl(ran, "tiny") < 0.8 * classes_kl(ran, "tiny-scratch")
     for arm in ("teacher", "distilled", "tiny"):
         assert scores(ran, arm)["opinion acc"] > 0.8
@@ -174,6 +175,9 @@ def test_the_report_pairs_the_arms_item_by_item(ran: Run) -> None:
     text = json.dumps(found)
     assert "opinion" in text
     assert "masked" in text
+    assert "satisfaction" not in found["headline"]
+    assert "no_ratings" not in {one["code"] for one in found["warnings"]}
+    assert "viva rate" not in (ran.dir.report / "report.md").read_text()
 
 
 def test_an_encoder_costs_one_reading_of_a_text(ran: Run) -> None:

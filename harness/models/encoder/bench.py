@@ -14,6 +14,7 @@ from harness.bench.documents import text_hash, text_results, text_scores, text_s
 from harness.bench.perplexity import divergence
 from harness.errors import ConfigError
 from harness.labelled import Item, Items, read_items
+from harness.lineage import start_arm
 from harness.models.encoder import labels
 from harness.models.encoder.load import has_head, load_encoder
 from harness.models.encoder.masking import Masking, documents_of, masked, to_batch
@@ -45,7 +46,7 @@ def bench(run: "Run", arm: str, stage: Stage, progress: Report, shared: dict[str
     outputs: list[Path] = []
     corpus = bench_corpus(run.study)
     model_dir = run.model_dir(arm)
-    if corpus is not None and is_text_corpus(corpus[1]) and has_head(model_dir):
+    if corpus is not None and is_text_corpus(corpus[1]) and has_head(model_dir) and predicts(run, arm):
         progress(0, total, MASKED)
         train, path = corpus
         texts = read_text_corpus(path, train.text_column, train.group_column)[1][: run.study.bench.held_out]
@@ -60,6 +61,17 @@ def bench(run: "Run", arm: str, stage: Stage, progress: Report, shared: dict[str
         items = shared[task.name]
         outputs += _write(stage.folder, task.name, *task_suite(task, items, load_encoder(directory)))
     return outputs
+
+
+def predicts(run: "Run", arm: str) -> bool:
+    """Whether an arm has learnt to predict tokens: terms between layers alone leave its head as it was drawn."""
+    if arm == run.study.teacher.name:
+        return True
+    student = run.student(arm)
+    if student.train is None or student.train.terms.weights.keys() & {"ce", "kd"}:
+        return True
+    before = start_arm(student)
+    return predicts(run, before) if before else student.start != "scratch"
 
 
 def task_model(run: "Run", arm: str, task: Task) -> Path:
