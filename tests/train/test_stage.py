@@ -106,9 +106,10 @@ def test_students_share_a_cache_and_its_bias_is_on_record(folder: Path) -> None:
 
 
 def test_cached_training_of_the_whole_vocabulary_is_online_training(folder: Path) -> None:
-    train(folder, CUT, "terms = { kd = {} }")
+    exact = "precision = 'float32'\nterms = { kd = {} }"  # a processor with bfloat16 would round on its way
+    train(folder, CUT, exact)
     online = steps(folder)
-    train(folder, CUT, "terms = { kd = {} }\ncache = { k = 'vocabulary', bits = 32 }")
+    train(folder, CUT, f"{exact}\ncache = {{ k = 'vocabulary', bits = 32 }}")
     for ours, theirs in zip(online, steps(folder), strict=True):
         for name in {"loss", "kd", "grad_norm"} & ours.keys():
             assert theirs[name] == pytest.approx(ours[name], rel=1e-3)
