@@ -129,6 +129,7 @@ corpus = "corpus.jsonl"
 tokens = 3_000
 row_tokens = 200
 accumulate = 4
+precision = "float32"
 terms = { kd = {} }
 """
 
