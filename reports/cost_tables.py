@@ -84,13 +84,19 @@ def cost_rows(source: Source, arms: Mapping[str, Any]) -> list[Row]:
         if item.key == "price_per_million_tokens":
             notes.append(f"at {source.price:g} an hour")
         cells = tuple(_number(item, one, at > 0, len(kinds) > 1) for at, one in enumerate(costs))
-        label = READING if item.key == TIMED[1] and no_writing(costs) else item.label
-        rows.append(Row(label, ", ".join(note for note in notes if note), item.better, cells))
+        rows.append(
+            Row(label_of(item, no_writing(costs)), ", ".join(note for note in notes if note), item.better, cells)
+        )
     return rows
 
 
 READING = "Time of a reading"
 """What the time to the first token is called where arms write nothing."""
+
+
+def label_of(item: _Cost, reading: bool) -> str:
+    """What a cost is called; `reading`: where arms write nothing."""
+    return READING if reading and item.key == TIMED[1] else item.label
 
 
 def no_writing(costs: Sequence[Mapping[str, Any]]) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 from reports import figure_checks, figure_costs, figure_frontier, figures
 from reports.compare import score_label
-from reports.cost_tables import COSTS
+from reports.cost_tables import COSTS, label_of, no_writing
 from reports.costs import size_of, speed_of
 from reports.load import Source
 from reports.tidy import MEASURES
@@ -129,12 +129,13 @@ def _multiples(
 ) -> list[tuple[str, list[tuple[int, float]]]]:
     """Rows of the figure of multiples: every score and cost that has one, with an arrow for the better direction."""
     rows: dict[str, list[tuple[int, float]]] = {}
+    reading = no_writing([one["costs"] for one in arms.values()])
     for arm in source.students:
         costs = arms[arm]["costs"].get("of_teacher", {})
         for item in COSTS:
             if item.key in costs and item.key not in LEFT_OUT and costs[item.key] > 0:
                 arrow = "↑" if item.better == "higher" else "↓"
-                rows.setdefault(f"{item.label} {arrow}", []).append((index[arm], costs[item.key]))
+                rows.setdefault(f"{label_of(item, reading)} {arrow}", []).append((index[arm], costs[item.key]))
         for score in arms[arm]["scores"]:
             if score["retained"] is not None and score["retained"] > 0:
                 arrow = "↑" if score.get("higher_is_better") else "↓"

@@ -15,7 +15,9 @@ HOW = {
 
 
 def methods(source: Source, people: dict[str, Any] | None) -> str:
-    """A paragraph for a paper, with the numbers in it."""
+    """A paragraph for a paper, with the numbers in it; nothing where the models do not chat."""
+    if not source.chats:
+        return ""
     if people is None or not source.students:
         return (
             "Raters judge each answer from 1 to 5 for satisfaction and for reaching the goal, without knowing which "
@@ -100,9 +102,9 @@ def limitations(source: Source, people: dict[str, Any] | None) -> list[str]:
         ]
         found += _of_ratings(source, people)
     mode = (people or {}).get("mode") or source.mode
-    if mode in ("fixed", "side-by-side"):
+    if mode in ("fixed", "side-by-side") and source.chats:
         found.append("Raters read prepared chats; a chat of their own might have gone another way.")
-    if mode == "live":
+    if mode == "live" and source.chats:
         found.append("Every rater had a chat of their own, so raters of one scenario did not judge the same text.")
     if source.controls:
         pairs = [f"{control} for {student}" for control, student in source.controls.items()]
