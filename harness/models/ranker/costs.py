@@ -8,7 +8,7 @@ from harness.bench import cost_worker
 from harness.bench.energy import Meter, read
 from harness.models.ranker.queries import SHOWN
 
-REPEATS = 20  # queries of one user in a measurement: a single one may take less than the clock's noise
+REPEATS = 200  # queries of one user in a measurement: a single one may take less than the clock's noise
 FEWEST = 3  # queries of many users at once
 
 
