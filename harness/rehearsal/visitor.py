@@ -129,7 +129,7 @@ class Visitor:
         return self._call(watch + 1, names[:-1], shown.place)
 
     def _events(self) -> Iterator[str]:
-        """What the stream of this session says, until it closes."""
+        """What the stream of this visit says, until it closes."""
         with self.http.stream("GET", f"/gradio_api/queue/data?session_hash={self.name}") as stream:
             self._need(stream, 200, "a live chat")
             for line in stream.iter_lines():

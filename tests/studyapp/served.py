@@ -265,7 +265,7 @@ class Client:
         return shown
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """The events of this session until it closes."""
+        """The events of this visit until it closes."""
         with self.http.stream("GET", f"/gradio_api/queue/data?session_hash={self.session}") as stream:
             assert stream.status_code == 200
             for line in stream.iter_lines():
