@@ -15,6 +15,7 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,14 +138,36 @@ def run_in_int8(model: Any, directory: Path) -> dict[str, Any]:
     return {"int8": {"layers": swapped, "smallest": SMALLEST}, "bytes_in_memory": bytes_in_memory(model)}
 
 
-def measured(model: Any, prompt: int, output: int, batch: int, meter: Meter) -> dict[str, Any]:
-    """One measurement: seconds to the first token, tokens per second after it (of the whole batch), joules of all."""
+def prompts(model: Any, prompt: int, batch: int) -> Any:
+    """`batch` prompts of `prompt` tokens, [batch, prompt]. Any cost the same; these are fixed, over the vocabulary."""
     import torch
 
-    # Any tokens cost the same; these are fixed, and spread over the vocabulary.
     size = model.config.get_text_config().vocab_size
     rows = [[(997 * k + 13 + 61 * row) % size for k in range(prompt)] for row in range(batch)]
-    ids = torch.tensor(rows, device=model.device)
+    return torch.tensor(rows, device=model.device)
+
+
+def read_timed(read_once: Callable[[Any], Any], ids: Any, repeats: int, meter: Meter) -> dict[str, Any]:
+    """One measurement of a model that writes nothing: the mean seconds of `repeats` readings of `ids` [batch, prompt]
+    that follow each other, joules of all; each prompt that is read counts as a token."""
+    import torch
+
+    wait = torch.cuda.synchronize if ids.is_cuda else lambda: None
+    joules = meter.begin()
+    with torch.inference_mode():
+        wait()
+        begun = time.perf_counter()
+        for _ in range(repeats):
+            read_once(ids)
+        wait()
+        seconds = (time.perf_counter() - begun) / repeats
+    used = read(joules)
+    return {"first_seconds": seconds, "tokens_per_second": None, "joules": used, "tokens": repeats * len(ids)}
+
+
+def measured(model: Any, prompt: int, output: int, batch: int, meter: Meter) -> dict[str, Any]:
+    """One measurement: seconds to the first token, tokens per second after it (of the whole batch), joules of all."""
+    ids = prompts(model, prompt, batch)
     joules = meter.begin()
     first, rest = generate_timed(model, ids, output)
     used = read(joules)

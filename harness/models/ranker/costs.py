@@ -1,11 +1,10 @@
 """What a ranker costs: its size, and the seconds until it has found the ten best of all items for some users."""
 
-import time
 from pathlib import Path
 from typing import Any
 
 from harness.bench import cost_worker
-from harness.bench.energy import Meter, read
+from harness.bench.energy import Meter
 from harness.models.ranker.queries import SHOWN
 
 REPEATS = 200  # queries of one user in a measurement: a single one may take less than the clock's noise
@@ -24,20 +23,10 @@ def measured(model: Any, prompt: int, output: int, batch: int, meter: Meter) -> 
 
     `output` means nothing here. The seconds are the mean of queries that follow each other.
     """
-    import torch
-
-    size = model.config.vocab_size
-    rows = [[(997 * k + 13 + 61 * row) % size for k in range(prompt)] for row in range(batch)]
-    ids_BT = torch.tensor(rows, device=model.device)
-    repeats = max(FEWEST, REPEATS // batch)
-    wait = torch.cuda.synchronize if ids_BT.is_cuda else lambda: None
-    joules = meter.begin()
-    with torch.inference_mode():
-        wait()
-        begun = time.perf_counter()
-        for _ in range(repeats):
-            model.score(model.hidden(ids_BT)[:, -1]).topk(min(SHOWN, size))
-        wait()
-        seconds = (time.perf_counter() - begun) / repeats
-    used = read(joules)
-    return {"first_seconds": seconds, "tokens_per_second": None, "joules": used, "tokens": repeats * batch}
+    shown = min(SHOWN, model.config.vocab_size)
+    return cost_worker.read_timed(
+        lambda ids_BT: model.score(model.hidden(ids_BT)[:, -1]).topk(shown),
+        cost_worker.prompts(model, prompt, batch),
+        max(FEWEST, REPEATS // batch),
+        meter,
+    )
