@@ -9,23 +9,12 @@ from harness.models.chat_format import end_of_turn
 from harness.models.families import CAUSAL_LM, Family
 from harness.models.load import load_model
 from harness.progress import say
-from harness.train.batches import Document, Row, pack, plan_steps, to_batch
+from harness.train.batches import Document, Row, pack, to_batch
 from harness.train.evaluate import evaluate, nearness
-from harness.train.material import Material
 from harness.train.objective import Objective, backward_row, counts, heads_of
 from harness.train.on_policy import rewritten
 
 TERMS = ("kd", "ce", "sequence", "explanations", "on_policy", "hidden", "attention", "embedding", "uld")
-
-
-def steps(material: Material, config: Train, seed: int) -> list[list[Row]]:
-    return plan_steps(
-        material.documents,
-        tokens=config.tokens,
-        row_tokens=config.row_tokens,
-        accumulate=config.accumulate,
-        seed=seed,
-    )
 
 
 def held_out(documents: Sequence[Document], config: Train, objective: Objective) -> list[Row]:
@@ -79,7 +68,6 @@ FAMILY = Family(
     terms=frozenset(TERMS),
     load=load_model,
     prepare=prepare,
-    steps=steps,
     objective=objective,
     held_out=held_out,
     heads=heads,

@@ -30,7 +30,6 @@ class Family:
     What a training is made of (harness/train/stage.py calls these once):
     `load(directory)`: a LoadedModel.
     `prepare(job, progress)`: (untrained student, teacher or None, Material, how it was made); both LoadedModel.
-    `steps(material, train, seed)`: the rows of every optimiser step, decided before the first one.
     `objective(job, student, teacher, how, steps, material, precision, progress)`: the Objective, and facts for the
     manifest.
     `end(tokenizer)`: the token that ends a turn, for a family that writes.
@@ -57,7 +56,6 @@ class Family:
     terms: frozenset[str]
     load: Callable[..., Any]
     prepare: Callable[..., Any]
-    steps: Callable[..., Any]
     objective: Callable[..., Any]
     held_out: Callable[..., Any]
     heads: Callable[..., Any]

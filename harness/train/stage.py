@@ -24,7 +24,7 @@ from harness.resources import resolve_file, staging
 from harness.rundir import RunDir, Stage, digest, now, sha256_file
 from harness.texts import read_text_corpus
 from harness.train import checkpoint, parallel
-from harness.train.batches import Row, plan_digest
+from harness.train.batches import Row, plan_digest, plan_steps
 from harness.train.cached import Served, serve_from_cache
 from harness.train.cross import Shared, shared_tokens
 from harness.train.layers import LayerTerms
@@ -123,7 +123,13 @@ def train_arm(job: Job, stage: Stage, progress: Report) -> dict[str, Any]:
     table = job.student.quantize
     if table is not None and table.method == "points":
         student = LoadedModel(with_points(student.model, table), student.tokenizer)
-    steps = family.steps(stuff, config, job.own_seed("order"))
+    steps = plan_steps(
+        stuff.documents,
+        tokens=config.tokens,
+        row_tokens=config.row_tokens,
+        accumulate=config.accumulate,
+        seed=job.own_seed("order"),
+    )
     precision = choose_precision(config.precision)
     say(
         f"{job.student.name}: {how['parameters'] / 1e6:.1f}M parameters, {len(steps)} steps, {precision} forward"

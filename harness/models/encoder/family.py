@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from harness.config import Train
 from harness.errors import ConfigError
 from harness.models.encoder import costs, passes
 from harness.models.encoder.bench import bench
@@ -13,7 +12,7 @@ from harness.models.families import Family
 from harness.models.load import LoadedModel
 from harness.progress import Report
 from harness.texts import is_text_corpus, read_text_corpus
-from harness.train.batches import Row, plan_steps
+from harness.train.batches import Row
 from harness.train.evaluate import nearness
 from harness.train.material import Material
 from harness.train.objective import LAYER_TERMS, Objective, check_vocabularies, counts, vocabulary_size
@@ -62,16 +61,6 @@ def material(job: "Job", tokenizer: Any, model: Any) -> Material:
     )
 
 
-def steps(stuff: Material, config: Train, seed: int) -> list[list[Row]]:
-    return plan_steps(
-        stuff.documents,
-        tokens=config.tokens,
-        row_tokens=config.row_tokens,
-        accumulate=config.accumulate,
-        seed=seed,
-    )
-
-
 def objective(
     job: "Job",
     student: LoadedModel,
@@ -108,7 +97,6 @@ FAMILY = Family(
     terms=frozenset(TERMS),
     load=load_encoder,
     prepare=prepare,
-    steps=steps,
     objective=objective,
     held_out=passes.held_out,
     heads=passes.heads_of,

@@ -13,7 +13,6 @@ from harness.labelled import read_items
 from harness.models.encoder import labels
 from harness.models.encoder.augment import augmented
 from harness.models.encoder.family import FAMILY as ENCODER
-from harness.models.encoder.family import steps
 from harness.models.encoder.load import load_encoder, load_for_classes
 from harness.models.families import Family
 from harness.models.load import LoadedModel
@@ -171,7 +170,6 @@ FAMILY = replace(
     ENCODER,
     name="encoder with labels",
     prepare=prepare,
-    steps=steps,
     objective=objective,
     held_out=labels.held_out,
     heads=lambda student, teacher, objective: (None, None),

@@ -19,7 +19,7 @@ from harness.progress import Report
 from harness.ranker_table import RankerTable
 from harness.resources import staging
 from harness.train import sharding
-from harness.train.batches import Row, plan_steps
+from harness.train.batches import Row
 from harness.train.material import Material
 
 if TYPE_CHECKING:
@@ -151,16 +151,6 @@ def _check(job: "Job", config: Train, table: RankerTable) -> None:
         raise ConfigError("rankers are not sharded over processes", hint="launch without FSDP")
 
 
-def steps(material: Material, config: Train, seed: int) -> list[list[Row]]:
-    return plan_steps(
-        material.documents,
-        tokens=config.tokens,
-        row_tokens=config.row_tokens,
-        accumulate=config.accumulate,
-        seed=seed,
-    )
-
-
 def objective(
     job: "Job",
     student: LoadedModel,
@@ -205,7 +195,6 @@ FAMILY = Family(
     terms=frozenset(("ce", "ranking")),
     load=load,
     prepare=prepare,
-    steps=steps,
     objective=objective,
     held_out=passes.held_out,
     heads=lambda student, teacher, objective: None,
