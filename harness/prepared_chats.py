@@ -51,8 +51,7 @@ def import_answers(run: "Run", path: Path) -> list[str]:
     ratings of other answers exist.
     """
     started = now()
-    mode = run.study.rate.mode
-    scenarios = [scenario.id for scenario in run.scenarios if (scenario.mode or mode) != "live"]
+    scenarios = [scenario.id for scenario in run.prepared]
     if not scenarios:
         raise ConfigError("every scenario of the study is live, so there is no chat to import", hint="see docs/live.md")
     answers = read_chats(path, run.study.arms, scenarios)

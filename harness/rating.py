@@ -43,7 +43,7 @@ def prepare(run: Run) -> None:
     if rate.language not in languages():
         raise ConfigError(f"no texts in the language {rate.language!r}", hint=f"there are {', '.join(languages())}")
     keys = arm_keys(run.dir.blinding, run.study.arms)
-    answers = _answers(run, {scenario for scenario, mode in modes.items() if mode != "live"})
+    answers = _answers(run, {scenario.id for scenario in run.prepared})
     store.create(
         run.dir.db,
         name=run.study.name,

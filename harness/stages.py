@@ -52,6 +52,11 @@ class Run:
             raise ConfigError(f"{self.study.rate.scenarios} holds no scenario", hint="write at least one")
         return scenarios
 
+    @property
+    def prepared(self) -> list[Scenario]:
+        """The scenarios to which arms prepare answers: all that raters do not chat about live."""
+        return [one for one in self.scenarios if (one.mode or self.study.rate.mode) != "live"]
+
     def model_dir(self, arm: str) -> Path:
         """The model directory of an arm. Raises RunError for a student that is not trained yet."""
         if arm == self.study.teacher.name:
@@ -305,7 +310,7 @@ def answer_stage(run: Run) -> None:
     if not chats(run.study.family):
         say(f"answer: models of family = {run.study.family!r} do not chat, so there is nothing to rate")
         return
-    scenarios = [one for one in run.scenarios if (one.mode or run.study.rate.mode) != "live"]
+    scenarios = run.prepared
     if not scenarios:
         say("answer: raters chat live about every scenario, so there is nothing to prepare")
         return
