@@ -122,10 +122,11 @@ class Pieces:
         for number, piece in enumerate(self.pieces):
             cut = slice(start, start + len(piece.ids))
             own = key_BKTd[:, :, cut], value_BKTd[:, :, cut]
-            if piece.chain is not None:  # first of all: another thread may wait for it
+            # The past first: waiting for it keeps the writers of a chain in their order.
+            past = [self.memory.read(source, layer, length) for source, length in self.plan.past_of(piece)]
+            if piece.chain is not None:  # before anything is computed: another thread may wait for it
                 chain = self.plan.chains[piece.chain]
                 self.memory.write(piece.chain, layer, piece.past - chain.start, chain.length, own)
-            past = [self.memory.read(source, layer, length) for source, length in self.plan.past_of(piece)]
             self._one(number, rule, query_BHTd[:, :, cut], own, past, out_BTHd[:, cut])
             start = cut.stop
         return out_BTHd

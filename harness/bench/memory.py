@@ -35,11 +35,15 @@ class Memory:
         return len(self._chains)
 
     def write(self, chain: int, layer: int, start: int, capacity: int, pair: Pair) -> None:
-        """Put keys and values [1, K, T, d] to `start` in a chain that is to hold `capacity` tokens."""
+        """Put keys and values [1, K, T, d] to `start` in a chain that is to hold `capacity` tokens.
+
+        A chain fills from its beginning: what comes before `start` must be there, or readers would be let at it.
+        """
         layers = self._chains.setdefault(chain, {})
         if layer not in layers:
             layers[layer] = _Layer(*(one.new_empty(1, one.shape[1], capacity, one.shape[-1]) for one in pair))
         kept, end = layers[layer], start + pair[0].shape[2]
+        assert start <= kept.filled, f"chain {chain} has {kept.filled} tokens in layer {layer}, not {start}"
         kept.key_BKTd[:, :, start:end] = pair[0]
         kept.value_BKTd[:, :, start:end] = pair[1]
         with self._progress:

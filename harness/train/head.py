@@ -6,8 +6,8 @@ back to the hidden states and into the matrix's gradient before the next chunk c
 the processor, and are freed at once.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +79,7 @@ def _decoder(model: Any) -> Any:
 
 
 def _behind(model: Any, decoder: Any, linear: Any, raw_NV: "torch.Tensor") -> "torch.Tensor":
-    """What the model's own forward does to the product `raw_NV`: it is run with its other parts taken out."""
+    """What the model's own forward does to the product `raw_NV`: a twin of it is run with its other parts taken out."""
     import torch
     from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -88,21 +88,30 @@ def _behind(model: Any, decoder: Any, linear: Any, raw_NV: "torch.Tensor") -> "t
             return BaseModelOutputWithPast(last_hidden_state=raw_NV[None])
 
     ids_1N = torch.zeros(1, len(raw_NV), dtype=torch.long, device=raw_NV.device)
-    with _swapped(model, decoder, Given()), _swapped(model, linear, torch.nn.Identity()):
-        out_NV: torch.Tensor = model(input_ids=ids_1N, use_cache=False).logits[0]
+    twin = _with_part(_with_part(model, decoder, Given()), linear, torch.nn.Identity())
+    out_NV: torch.Tensor = twin(input_ids=ids_1N, use_cache=False).logits[0]
     return out_NV
 
 
-@contextlib.contextmanager
-def _swapped(model: Any, module: Any, other: Any) -> Iterator[None]:
-    name = next(name for name, part in model.named_modules() if part is module)
-    parent_name, _, leaf = name.rpartition(".")
-    parent = model.get_submodule(parent_name)
+def _with_part(model: Any, part: Any, other: Any) -> Any:
+    """A model that has `other` in the place of `part` and everything else in common with `model`.
+
+    Only the modules on the way to that place are copied; `model` stays as it is, as other threads may be at work in it.
+    """
+    name = next(name for name, module in model.named_modules() if module is part)
+    twin = parent = _shallow(model)
+    *way, leaf = name.split(".")
+    for step in way:
+        parent._modules[step] = _shallow(parent._modules[step])
+        parent = parent._modules[step]
     parent._modules[leaf] = other
-    try:
-        yield
-    finally:
-        parent._modules[leaf] = module
+    return twin
+
+
+def _shallow(module: Any) -> Any:
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    return twin
 
 
 def backward_by_chunks(

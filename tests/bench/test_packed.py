@@ -1,6 +1,7 @@
 """The packed backend gives HFLM's numbers, whatever the row size."""
 
 import re
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows
 
-from harness.bench import attend, reading, rows
+from harness.bench import attend, memory, reading, rows
 from harness.bench import plan as planning
 from harness.bench.packed import PackedLM
 from harness.bench.packing import Row
@@ -157,6 +158,38 @@ def test_pieces_give_the_logits_of_the_models_own_forward(name, piece, fused, mo
     difference = torch.stack([found[n] for n in range(len(found))]) - torch.cat(expected)
     # Gemma 2's own attention takes its softmax in float32.
     assert difference.abs().max() < (1e-5 if name == "gemma2" else 1e-9)
+
+
+def test_a_thread_that_is_late_is_waited_for(monkeypatch):
+    """The thread with the beginning of a text falls behind at every layer: the one after it must not go ahead."""
+    whole, write = 40, memory.Memory.write
+
+    def late(self, chain, layer, start, *rest):
+        time.sleep(0.05 * (start == 0))
+        write(self, chain, layer, start, *rest)
+
+    monkeypatch.setattr(memory.Memory, "write", late)
+    model = family_model("llama").model
+    ids = np.random.default_rng(0).integers(2, 250, whole)
+    plan = make_plan([Span.ending(ids, [0] * whole)], piece=8)
+    found = {}
+
+    def visit(row: Row, first: int, logits: list[torch.Tensor]) -> None:
+        at, _, slot = reading.predictions(plan, row)
+        found.update({int(n): logits[0][k - first].clone() for n, k in zip(slot, at, strict=True)})
+
+    read([Reader(model)], plan, range(len(plan.pieces)), visit, budget=8, workers=3)
+    with torch.inference_mode():
+        expected = model(input_ids=torch.as_tensor(ids)[None]).logits[0]
+    assert (torch.stack([found[n] for n in range(whole)]) - expected).abs().max() < 1e-9
+
+
+def test_a_chain_does_not_fill_past_a_gap():
+    pair = torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4)
+    chains = memory.Memory()
+    chains.write(0, 0, 0, 9, pair)
+    with pytest.raises(AssertionError, match="chain 0 has 3 tokens in layer 0, not 6"):
+        chains.write(0, 0, 6, 9, pair)
 
 
 def test_long_contexts_are_cut_from_the_left_and_counted(model, tokenizer):

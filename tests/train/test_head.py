@@ -22,6 +22,7 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutput
 
 from harness.train.head import Head, backward_by_chunks, head_of
+from tests.models.families import family_model
 
 SHAPE = {
     "vocab_size": 90,
@@ -132,6 +133,21 @@ class Mixing(LlamaForCausalLM):
 def test_a_model_with_another_head_is_left_to_its_own_forward(kind: type[LlamaForCausalLM]) -> None:
     torch.manual_seed(0)
     assert head_of(kind(LlamaConfig(**SHAPE))) is None
+
+
+def test_the_model_stays_whole_while_its_head_is_used() -> None:
+    """Other threads read with it meanwhile."""
+    model = family_model("gemma2").model
+    head = head_of(model)
+    assert head is not None
+    assert head.after is not None
+    decoder, linear = model.get_decoder(), model.get_output_embeddings()
+    seen = []
+    model.register_forward_pre_hook(
+        lambda *_: seen.append(model.get_decoder() is decoder and model.get_output_embeddings() is linear)
+    )
+    head.logits(torch.zeros(3, linear.in_features, dtype=linear.weight.dtype))
+    assert seen == [True]
 
 
 def test_bfloat16_products_stay_near_float32() -> None:
