@@ -171,7 +171,7 @@ def measure(data: Path, work: str, side: str, batch: int, items: int, scratch: s
     from harness.models.load import load_model
 
     logging.disable(logging.WARNING)
-    loaded = load_model(teacher())
+    loaded = load_model(teacher(), only_read=side == "viva")
     kind, arguments = REQUESTS[work](data, loaded.tokenizer, items)
     if side == "viva":
         from harness.bench.packed import PackedLM

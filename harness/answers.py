@@ -38,7 +38,7 @@ def answer_all(
         todo = [scenario for scenario in scenarios if (arm, scenario.id) not in have]
         if not todo:
             continue
-        loaded = load_model(directory)
+        loaded = load_model(directory, only_read=True)
         for first in range(0, len(todo), study.answer.batch):
             batch = todo[first : first + study.answer.batch]
 

@@ -173,7 +173,7 @@ def corpus_stage(run: "Run", args: "argparse.Namespace") -> None:
         prompts = [prompt for prompt in prompts if is_held_out(prompt.prompt)]
     systems = read_systems(args.systems) if args.systems else []
     keep_big_blocks()
-    teacher = load_model(run.teacher_dir)
+    teacher = load_model(run.teacher_dir, only_read=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with bar("corpus") as progress:
         made = make_corpus(

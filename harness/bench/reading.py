@@ -19,6 +19,7 @@ from harness.bench.memory import Memory
 from harness.bench.packing import Row, pack
 from harness.bench.plan import PIECE, Piece, Plan, Span, make_plan
 from harness.errors import ConfigError
+from harness.models.products import LaidOut, lay_out, packable, product
 from harness.train.head import Head, head_of
 
 GPU_PIECE = 2048
@@ -46,11 +47,14 @@ class Reader:
         self.piece = PIECE if self.device.type == "cpu" else GPU_PIECE
         self.memory = Memory()
         self._head: Head | None = None
-        self.block = max(LEAST, min(PIECE, LOGITS // model.config.get_text_config().vocab_size) // MULTIPLE * MULTIPLE)
+        self.block = max(LEAST, min(128, LOGITS // model.config.get_text_config().vocab_size) // MULTIPLE * MULTIPLE)
         self._accepted = _forward_parameters(type(model))
         self._own = threading.local()
         self._ignored: set[int] = set()  # windows of which only masks know
+        self._laid_out: list[LaidOut] = []
         self.limit = self._examine()
+        if self._head is not None and packable(self._head.weight_VD):
+            self._laid_out = [lay_out(part_VD) for part_VD in self._head.weight_VD.detach().split(VOCABULARY)]
 
     def attending(self) -> contextlib.AbstractContextManager[None]:
         """Within it, rows of pieces can be read; outside, a sequence that is read alone."""
@@ -116,7 +120,11 @@ class Reader:
         padded_SD = torch.nn.functional.pad(hidden_SD.to(weight_VD), (0, 0, 0, max(0, LEAST - size)))
         for first in range(0, len(weight_VD), VOCABULARY):
             part = slice(first, first + VOCABULARY)
-            torch.mm(padded_SD, weight_VD[part].t(), out=self._own.logits[: len(padded_SD), part])
+            into = self._own.logits[: len(padded_SD), part]
+            if self._laid_out:
+                into.copy_(product(padded_SD, self._laid_out[first // VOCABULARY]))
+            else:
+                torch.mm(padded_SD, weight_VD[part].t(), out=into)
         logits_SV: torch.Tensor = self._own.logits[:size]
         if bias_V is not None:
             logits_SV += bias_V

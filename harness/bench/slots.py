@@ -1,5 +1,7 @@
 """Keys and values of the texts that are being written: each in a slot of its own, so that no step copies them."""
 
+import math
+import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +14,8 @@ from harness.models.attention import Rule
 
 STEP = 16
 """Keys are attended to in multiples of this: the fused kernel rounds otherwise where it has a rest."""
+TOGETHER = 16
+"""So many slots are attended to at once."""
 
 
 @dataclass
@@ -47,11 +51,12 @@ class Slots:
 
     def _store(self, like: torch.Tensor) -> torch.Tensor:
         shape = (len(self.lengths), like.shape[1], self.capacity, like.shape[-1])
-        if like.device.type != "cpu" or like.dtype != torch.float32:
+        # There must be zeros: what lies behind a text is multiplied by nothing, and must not be NaN.
+        if like.device.type != "cpu":
             return like.new_zeros(shape)
-        # numpy's zeros take no memory before something is written to them; torch's do. There must be zeros: what lies
-        # behind a text is multiplied by nothing, and must not be NaN.
-        return torch.from_numpy(np.zeros(shape, dtype=np.float32))
+        # Straight from the kernel, which gives zeroed pages only where something is written.
+        pages = mmap.mmap(-1, math.prod(shape) * like.element_size())
+        return torch.frombuffer(pages, dtype=like.dtype).view(shape)
 
     def move(self, source: int, target: int) -> None:
         """Put the text of one slot into another."""
@@ -72,12 +77,19 @@ class Slots:
         each_B, last_B = torch.arange(rows, device=device), torch.as_tensor(self.lengths[:rows] - 1, device=device)
         for store, new in zip(self.stores[layer], (key_BKTd, value_BKTd), strict=True):
             store[each_B, :, last_B] = new[:, :, 0]
-        length = -(-int(self.lengths[:rows].max()) // STEP) * STEP
+        length = self._longest(slice(0, rows))
         own = self.stores[layer][0][:rows, :, :length], self.stores[layer][1][:rows, :, :length]
         mask_BL = self._mask(rule, length, query_BHTd)  # over the shared tokens, then the slot's
         if rule.softcap is not None or not fused(query_BHTd, value_BKTd):
             return self._plain(layer, rule, query_BHTd, own, mask_BL)
-        found_BH1d, lse_BH1 = flash(query_BHTd, *own, rule.scaling, mask_BL[:, None, None, self.depth :])
+        mask_B11L = mask_BL[:, None, None, self.depth :]
+        # Neighbours began with prompts of similar lengths: a few at a time, they need not reach as far as the longest.
+        parts = [slice(first, first + TOGETHER) for first in range(0, rows, TOGETHER)]
+        found = [
+            flash(query_BHTd[part], *(one[part, :, :most] for one in own), rule.scaling, mask_B11L[part, ..., :most])
+            for part, most in zip(parts, map(self._longest, parts), strict=True)
+        ]
+        found_BH1d, lse_BH1 = (torch.cat(one) for one in zip(*found, strict=True))
         start = 0
         for key_1KTd, value_1KTd in self.shared(layer)[::-1]:
             # All rows ask the same keys: one product, in which the rows of a group are queries.
@@ -95,6 +107,10 @@ class Slots:
             )
             start = end
         return found_BH1d.transpose(1, 2)
+
+    def _longest(self, some: slice) -> int:
+        """How far some slots reach, in a multiple of STEP."""
+        return -(-int(self.lengths[some].max()) // STEP) * STEP
 
     def _plain(
         self, layer: int, rule: Rule, query_BHTd: torch.Tensor, own: Pair, mask_BL: torch.Tensor

@@ -35,14 +35,14 @@ class _Arm:
 
     @functools.cached_property
     def student(self) -> LoadedModel:
-        return load_model(self.job.model_dir)
+        return load_model(self.job.model_dir, only_read=True)
 
     @functools.cached_property
     def teacher(self) -> LoadedModel | None:
         teacher_dir = self.job.teacher_dir
         if teacher_dir is None or teacher_dir.resolve() == self.job.model_dir.resolve():
             return self.student if teacher_dir else None
-        return load_model(teacher_dir)
+        return load_model(teacher_dir, only_read=True)
 
     @functools.cached_property
     def args(self) -> dict[str, Any]:

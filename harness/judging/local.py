@@ -23,7 +23,7 @@ def ask_local(by: JudgeBy, mode: str, directory: Path, progress: Report = quiet)
     from harness.tune import keep_big_blocks
 
     keep_big_blocks()
-    loaded = load_model(directory, precision_of(by))
+    loaded = load_model(directory, precision_of(by), only_read=True)
     window = _window(loaded.model.config)
     size = by.batch or DEFAULT_BATCH
     sampling = Sampling(by.max_tokens, temperature=0.0)

@@ -120,6 +120,6 @@ def load_arm(directory: Path, sampling: Sampling, system: str | None, count: int
     import torch
 
     if not torch.cuda.is_available():
-        return LocalArm(load_model(directory), sampling, system, count)
+        return LocalArm(load_model(directory, only_read=True), sampling, system, count)
     loaded = load_model(directory, "bfloat16")
     return LocalArm(LoadedModel(loaded.model.to("cuda"), loaded.tokenizer), sampling, system, count)

@@ -70,7 +70,7 @@ def test_finished_suites_are_skipped_until_the_key_changes(tmp_path, other_dir, 
     (tmp_path / "facts.json").unlink()
     loads = []
     load_model = stage.load_model
-    monkeypatch.setattr(stage, "load_model", lambda directory: loads.append(directory) or load_model(directory))
+    monkeypatch.setattr(stage, "load_model", lambda path, **how: loads.append(path) or load_model(path, **how))
     once("one")
     assert loads == [other_dir]  # no teacher: words was finished
     unchanged = [path for path in before if path.name != "facts.json"]
@@ -85,7 +85,7 @@ def test_finished_suites_are_skipped_until_the_key_changes(tmp_path, other_dir, 
 def test_the_teachers_own_arm_is_not_read_twice(tmp_path, model_dir, texts, monkeypatch):
     loads = []
     load_model = stage.load_model
-    monkeypatch.setattr(stage, "load_model", lambda directory: loads.append(directory) or load_model(directory))
+    monkeypatch.setattr(stage, "load_model", lambda path, **how: loads.append(path) or load_model(path, **how))
     bench(tmp_path, model_dir, model_dir, ["words"], held=texts)
     assert loads == [model_dir]
     scores = json.loads((tmp_path / "words.json").read_text())["viva"]["scores"]

@@ -1,0 +1,137 @@
+"""Matrix products by oneDNN with weights laid out for it once: the same float32 sums in less time.
+
+torch multiplies float32 on a processor with MKL, which leaves the widest vector units of some processors idle and goes
+through every weight in an order that suits no cache. oneDNN, which torch brings too, does neither once a weight is laid
+out as it likes. A layer's output row does not depend on the rows beside it, from 8 rows on.
+
+docs/benchmarks.md has what was measured.
+"""
+
+import functools
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+ROWS = 256
+"""What weights are laid out for; other numbers of rows use the same layout."""
+AT_ONCE = 192
+"""Inputs whose float32 products are summed up at once. oneDNN would go through all of them in one sum; in shorter ones,
+that are then added, less is lost, and on AVX2 they are MKL's own: the results are the same bit by bit."""
+DTYPES = (torch.float32, torch.bfloat16)
+
+LaidOut = tuple[torch.Tensor, ...]
+
+
+class PackedLinear(torch.nn.Linear):
+    """A linear layer that keeps its weight in oneDNN's layout only, for inference.
+
+    `weight` has its shape and type and takes no memory; its values are NaN, so that nobody computes with them unseen.
+    """
+
+    def __init__(self, linear: torch.nn.Linear):
+        torch.nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        weight_OI = linear.weight.detach()
+        self.laid_out = lay_out(weight_OI)
+        hollow_OI = weight_OI.new_full((1, 1), torch.nan).expand(weight_OI.shape)
+        self.weight = torch.nn.Parameter(hollow_OI, requires_grad=False)
+        self.bias = linear.bias
+        self.training = False
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        return product(given, self.laid_out, self.bias)
+
+
+def lay_out(weight_OI: torch.Tensor) -> LaidOut:
+    """A weight in oneDNN's layout, for `product`: in parts of so many inputs as are summed up at once."""
+    # bfloat16 is summed up in float32 and rounded once, at the end.
+    parts = weight_OI.split(AT_ONCE, dim=1) if weight_OI.dtype == torch.float32 else (weight_OI,)
+    return tuple(torch.ops.mkldnn._reorder_linear_weight(part_Oi.contiguous(), ROWS) for part_Oi in parts)
+
+
+def product(given: torch.Tensor, laid_out: LaidOut, bias_O: torch.Tensor | None = None) -> torch.Tensor:
+    """given [..., I] times a weight [O, I] that is laid out: [..., O]."""
+    multiply = torch.ops.mkldnn._linear_pointwise
+    if len(laid_out) == 1:
+        return multiply(given, laid_out[0], bias_O, "none", [], "")  # type: ignore[no-any-return]
+    out: torch.Tensor | None = None
+    for given_part, part in zip(given.split(AT_ONCE, dim=-1), laid_out, strict=True):
+        found = multiply(given_part, part, None, "none", [], "")
+        out = found if out is None else out.add_(found)
+    assert out is not None
+    return out if bias_O is None else out.add_(bias_O)
+
+
+def packable(weight: torch.Tensor) -> bool:
+    """Whether this torch on this processor multiplies a weight like this one by oneDNN."""
+    return weight.device.type == "cpu" and weight.dtype in DTYPES and _works(weight.dtype)
+
+
+@functools.cache
+def _works(dtype: torch.dtype) -> bool:
+    """Whether the two operations, which torch keeps to itself, are there and multiply."""
+    if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
+        return False
+    given_NI, weight_OI = torch.linspace(-1, 1, 8 * 48).view(8, 48), torch.linspace(-1, 2, 32 * 48).view(32, 48)
+    wanted_NO = given_NI @ weight_OI.T
+    try:
+        found_NO = product(given_NI.to(dtype), lay_out(weight_OI.to(dtype)))
+    except (RuntimeError, AttributeError, TypeError, NotImplementedError):
+        return False
+    return torch.allclose(found_NO.float(), wanted_NO, rtol=1e-5 if dtype == torch.float32 else 2e-2, atol=1e-2)
+
+
+@torch.inference_mode()
+def pack(model: Any, probe: Sequence[int] = (1, 2, 3, 4)) -> int:
+    """Swap the model's linear layers for packed ones, in place, where that can be done; returns how many.
+
+    The output matrix stays, since it is often the embedding too. The model must not be trained or saved afterwards.
+    A model that does not give the logits it gave before for the tokens `probe` gets its layers back: then 0.
+    """
+    head = model.get_output_embeddings()
+    found = [
+        name
+        for name, module in model.named_modules()
+        if type(module) is torch.nn.Linear and module is not head and packable(module.weight)
+    ]
+    if not found:
+        return 0
+    ids_1T = torch.as_tensor([*probe])[None]
+    wanted = model(input_ids=ids_1T).logits
+    for name in found:
+        _swap(model, name, PackedLinear(model.get_submodule(name)))
+    try:
+        got = model(input_ids=ids_1T).logits
+        slack = 1e-3 if got.dtype == torch.float32 else 5e-2
+        same = bool((got - wanted).abs().max() <= slack * wanted.abs().max().clamp(min=1))
+    except (RuntimeError, AttributeError, TypeError, ValueError):
+        same = False  # an architecture that does more with its layers than call them
+    if same:
+        _leave_file(model)
+        return len(found)
+    for name in found:
+        _swap(model, name, _plain(model.get_submodule(name)))
+    return 0
+
+
+def _leave_file(model: Any) -> None:
+    """Copy what was not packed: weights lie in the mapped file, all of which stays in memory for the last of them."""
+    for weight in model.parameters():
+        if not any(weight.stride()[k] == 0 for k in range(weight.dim())):
+            weight.data = weight.data.clone()
+
+
+def _plain(packed: PackedLinear) -> torch.nn.Linear:
+    linear = torch.nn.Linear(packed.in_features, packed.out_features, bias=packed.bias is not None, device="meta")
+    linear.weight = torch.nn.Parameter(
+        torch.cat([part.to_dense() for part in packed.laid_out], dim=1), requires_grad=False
+    )
+    linear.bias = packed.bias
+    return linear.eval()
+
+
+def _swap(model: Any, name: str, module: torch.nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
