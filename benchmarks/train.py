@@ -195,7 +195,7 @@ def viva_worker(steps: int, tokens: int, options: dict[str, Any]) -> list[float]
     from harness.config import Cache, Train
     from harness.progress import quiet
     from harness.terms import Terms
-    from harness.train import cache, fill
+    from harness.train import cache, fill, parallel
     from harness.train.batches import Row, to_document
     from harness.train.loop import Place, train
     from harness.train.objective import Objective, vocabulary_size
@@ -203,6 +203,7 @@ def viva_worker(steps: int, tokens: int, options: dict[str, Any]) -> list[float]
 
     keep_big_blocks()
     teacher, student = pair()
+    parallel.pack_teacher(teacher.model, options["precision"], cached="k" in options)
     vocabulary = vocabulary_size(teacher.tokenizer)
     documents = [to_document(teacher.tokenizer, as_chat(*text), None) for text in chats(teacher.tokenizer, tokens, 8)]
     plan = [[Row(tuple(documents[:CHATS] if number % 2 else documents[CHATS:]))] for number in range(steps)]

@@ -24,24 +24,30 @@ DTYPES = (torch.float32, torch.bfloat16)
 LaidOut = tuple[torch.Tensor, ...]
 
 
+def _still(weight: torch.Tensor) -> torch.nn.Parameter:
+    return torch.nn.Parameter(weight, requires_grad=False)
+
+
 class PackedLinear(torch.nn.Linear):
     """A linear layer that keeps its weight in oneDNN's layout only, for inference.
 
+    It multiplies in `dtype`; under autocast its output has that type, as everybody's would, else that of its input.
     `weight` has its shape and type and takes no memory; its values are NaN, so that nobody computes with them unseen.
     """
 
-    def __init__(self, linear: torch.nn.Linear):
+    def __init__(self, linear: torch.nn.Linear, dtype: torch.dtype):
         torch.nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        weight_OI = linear.weight.detach()
+        weight_OI = linear.weight.detach().to(dtype)
         self.laid_out = lay_out(weight_OI)
         hollow_OI = weight_OI.new_full((1, 1), torch.nan).expand(weight_OI.shape)
-        self.weight = torch.nn.Parameter(hollow_OI, requires_grad=False)
-        self.bias = linear.bias
+        self.weight = _still(hollow_OI)
+        self.bias = linear.bias if linear.bias is None or linear.bias.dtype == dtype else _still(linear.bias.to(dtype))
         self.training = False
 
     def forward(self, given: torch.Tensor) -> torch.Tensor:
-        return product(given, self.laid_out, self.bias)
+        out = product(given.to(self.weight.dtype), self.laid_out, self.bias)
+        return out if torch.is_autocast_enabled("cpu") else out.to(given.dtype)
 
 
 def lay_out(weight_OI: torch.Tensor) -> LaidOut:
@@ -83,28 +89,33 @@ def _works(dtype: torch.dtype) -> bool:
     return torch.allclose(found_NO.float(), wanted_NO, rtol=1e-5 if dtype == torch.float32 else 2e-2, atol=1e-2)
 
 
-@torch.inference_mode()
-def pack(model: Any, probe: Sequence[int] = (1, 2, 3, 4)) -> int:
+@torch.no_grad()
+def pack(model: Any, dtype: torch.dtype | None = None, probe: Sequence[int] = (1, 2, 3, 4)) -> int:
     """Swap the model's linear layers for packed ones, in place, where that can be done; returns how many.
 
-    The output matrix stays, since it is often the embedding too. The model must not be trained or saved afterwards.
-    A model that does not give the logits it gave before for the tokens `probe` gets its layers back: then 0.
+    With `dtype` they multiply in that type, as under autocast; the rest of the model keeps its own. The output matrix
+    stays, since it is often the embedding too. The model must not be trained or saved afterwards. A model that does not
+    give the logits it gave before for the tokens `probe` gets its layers back: then 0.
     """
     head = model.get_output_embeddings()
     found = [
         name
         for name, module in model.named_modules()
-        if type(module) is torch.nn.Linear and module is not head and packable(module.weight)
+        if type(module) is torch.nn.Linear
+        and module is not head
+        and packable(module.weight if dtype is None else module.weight.new_empty(0, dtype=dtype))
     ]
     if not found:
         return 0
     ids_1T = torch.as_tensor([*probe])[None]
     wanted = model(input_ids=ids_1T).logits
+    plain = {} if dtype is None else {name: model.get_submodule(name) for name in found}  # rounded, they are lost
     for name in found:
-        _swap(model, name, PackedLinear(model.get_submodule(name)))
+        module = model.get_submodule(name)
+        _swap(model, name, PackedLinear(module, dtype or module.weight.dtype))
     try:
         got = model(input_ids=ids_1T).logits
-        slack = 1e-3 if got.dtype == torch.float32 else 5e-2
+        slack = 1e-3 if torch.float32 == got.dtype == (dtype or got.dtype) else 5e-2
         same = bool((got - wanted).abs().max() <= slack * wanted.abs().max().clamp(min=1))
     except (RuntimeError, AttributeError, TypeError, ValueError):
         same = False  # an architecture that does more with its layers than call them
@@ -112,7 +123,7 @@ def pack(model: Any, probe: Sequence[int] = (1, 2, 3, 4)) -> int:
         _leave_file(model)
         return len(found)
     for name in found:
-        _swap(model, name, _plain(model.get_submodule(name)))
+        _swap(model, name, plain.get(name) or _plain(model.get_submodule(name)))
     return 0
 
 

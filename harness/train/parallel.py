@@ -294,6 +294,19 @@ def _buckets(parameters: Sequence[Any]) -> Iterator[list[Any]]:
         yield run
 
 
+def pack_teacher(model: Any, precision: str, *, cached: bool = False) -> None:
+    """Lay out the layers of a teacher for reading (`products`), in place, where it computes on a processor, unsplit.
+
+    What a cache holds of a teacher is computed in float32, whatever the student's precision.
+    """
+    import torch
+
+    from harness.models.products import pack
+
+    if device().type == "cpu" and not sharding.asked():
+        pack(model, torch.float32 if cached else getattr(torch, precision))
+
+
 def place(model: Any, precision: str = "float32") -> Any:
     """Bring a model to this process's device, or its part of it where accelerate launch was told to shard."""
     if sharding.asked() and world() > 1:

@@ -192,6 +192,8 @@ def objective_of(
     progress: Report,
 ) -> tuple[Objective, dict[str, Any]]:
     """The objective of a model that writes, its cache filled, and what the manifest should know of it."""
+    if teacher and not job.teacher.endpoint:  # from here on it is only read
+        parallel.pack_teacher(teacher.model, precision, cached=job.config.cache is not None)
     served = serve(job, teacher, student, steps, stuff, precision, progress)
     objective = Objective(
         terms=job.config.terms,

@@ -111,3 +111,16 @@ def test_scores_are_those_of_the_plain_model(name, tmp_path):
     for (ours, best), (theirs, theirs_best) in zip(score(Reader(packed), spans), plain, strict=True):
         assert abs(ours - theirs).max() < 1e-4
         assert (best == theirs_best).all()
+
+
+@needs
+def test_layers_packed_in_bfloat16_do_what_autocast_does():
+    plain, model = (family_model("llama").model.float() for _ in range(2))
+    ids = torch.randint(2, 250, (2, 40), generator=torch.Generator().manual_seed(0))
+    assert pack(model, torch.bfloat16)
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            wanted, found = plain(input_ids=ids).logits, model(input_ids=ids).logits
+        assert found.dtype == wanted.dtype
+        assert torch.equal(found, wanted)
+        assert model(input_ids=ids).logits.dtype == torch.float32
