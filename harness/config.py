@@ -124,7 +124,7 @@ class Train(Table):
         None, description="train from a cache of the teacher; without it the teacher runs along"
     )
     chunk_tokens: int = Field(
-        512, ge=0, description="tokens at once through output matrix and divergence; 0: all, by the model's own forward"
+        256, ge=0, description="tokens at once through output matrix and divergence; 0: all, by the model's own forward"
     )
     gradient_checkpointing: bool = Field(False, description="recompute layers in the backward pass: slower, smaller")
     lora: Lora | None = Field(None, description="train low-rank adapters only")

@@ -7,9 +7,10 @@ out as it likes. A layer's output row does not depend on the rows beside it, fro
 docs/benchmarks.md has what was measured.
 """
 
+import contextlib
 import functools
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -70,6 +71,58 @@ def product(given: torch.Tensor, laid_out: LaidOut, bias_O: torch.Tensor | None 
     return out if bias_O is None else out.add_(bias_O)
 
 
+class _Linear(torch.autograd.Function):
+    """float32 products by oneDNN whose weights change: laid out anew in each product."""
+
+    @staticmethod
+    def forward(ctx: Any, given: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(given, weight_OI)
+        return _once(given, weight_OI, bias_O)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        given, weight_OI = ctx.saved_tensors
+        grad_NO, given_NI = grad.reshape(-1, grad.shape[-1]), given.reshape(-1, given.shape[-1])
+        wanted = ctx.needs_input_grad
+        return (
+            _once(grad, weight_OI.t()) if wanted[0] else None,
+            _once(grad_NO.t(), given_NI.t()) if wanted[1] else None,
+            grad_NO.sum(0) if wanted[2] else None,
+        )
+
+
+def _once(given: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
+    out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(given, weight_OI, bias_O, "none", [], "")
+    return out
+
+
+def linear(given: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
+    """torch's `linear` with its gradients; float32 on a processor by oneDNN."""
+    if given.dtype == weight_OI.dtype == torch.float32 and not torch.is_autocast_enabled("cpu") and packable(weight_OI):
+        return _Linear.apply(given, weight_OI, bias_O)  # type: ignore[no-any-return]
+    return torch.nn.functional.linear(given, weight_OI, bias_O)
+
+
+class TrainedLinear(torch.nn.Linear):
+    """A linear layer that multiplies by `linear`."""
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        return linear(given, self.weight, self.bias)
+
+
+@contextlib.contextmanager
+def quick(model: Any) -> Iterator[None]:
+    """Within it, the linear layers of a model in training multiply by `linear`; their weights stay theirs."""
+    found = [module for module in model.modules() if type(module) is torch.nn.Linear]
+    for module in found:
+        module.__class__ = TrainedLinear
+    try:
+        yield
+    finally:
+        for module in found:
+            module.__class__ = torch.nn.Linear
+
+
 def packable(weight: torch.Tensor) -> bool:
     """Whether this torch on this processor multiplies a weight like this one by oneDNN."""
     return weight.device.type == "cpu" and weight.dtype in DTYPES and _works(weight.dtype)
@@ -108,14 +161,17 @@ def pack(model: Any, dtype: torch.dtype | None = None, probe: Sequence[int] = (1
     if not found:
         return 0
     ids_1T = torch.as_tensor([*probe])[None]
-    wanted = model(input_ids=ids_1T).logits
+    half = torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
+    with half:
+        wanted = model(input_ids=ids_1T).logits
     plain = {} if dtype is None else {name: model.get_submodule(name) for name in found}  # rounded, they are lost
     for name in found:
         module = model.get_submodule(name)
         _swap(model, name, PackedLinear(module, dtype or module.weight.dtype))
     try:
-        got = model(input_ids=ids_1T).logits
-        slack = 1e-3 if torch.float32 == got.dtype == (dtype or got.dtype) else 5e-2
+        with half:
+            got = model(input_ids=ids_1T).logits
+        slack = 1e-3 if got.dtype == torch.float32 else 5e-2
         same = bool((got - wanted).abs().max() <= slack * wanted.abs().max().clamp(min=1))
     except (RuntimeError, AttributeError, TypeError, ValueError):
         same = False  # an architecture that does more with its layers than call them

@@ -35,9 +35,9 @@ class Head:
 
     def logits(self, hidden_ND: "torch.Tensor") -> "torch.Tensor":
         """Logits [N, V] in float32, with the gradients of ordinary autograd."""
-        import torch
+        from harness.models.products import linear
 
-        raw_NV = torch.nn.functional.linear(hidden_ND.to(self.weight_VD.dtype), self.weight_VD, self.bias_V)
+        raw_NV = linear(hidden_ND.to(self.weight_VD.dtype), self.weight_VD, self.bias_V)
         return (self.after(raw_NV) if self.after else raw_NV).float()
 
 
@@ -128,10 +128,13 @@ def backward_by_chunks(
     """
     import torch
 
+    from harness.models.products import linear
+
     weight_VD = head.weight_VD.detach()
     states_ND = hidden_ND.detach().to(weight_VD.dtype)
-    if torch.is_autocast_enabled(states_ND.device.type):
-        weight_VD = weight_VD.to(torch.get_autocast_dtype(states_ND.device.type))
+    device = states_ND.device.type
+    if torch.is_autocast_enabled(device):
+        weight_VD = weight_VD.to(torch.get_autocast_dtype(device))
         states_ND = states_ND.to(weight_VD.dtype)
     learnt = head.weight_VD.requires_grad
     if learnt and head.weight_VD.grad is None:
@@ -139,11 +142,11 @@ def backward_by_chunks(
     grad_ND = torch.empty_like(states_ND)
     for start in range(0, len(states_ND), chunk):
         stop = min(start + chunk, len(states_ND))
-        raw_nV = states_ND[start:stop] @ weight_VD.T
+        raw_nV = linear(states_ND[start:stop], weight_VD)
         if head.bias_V is not None:
             raw_nV += head.bias_V.detach().to(raw_nV.dtype)
         grad_nV = _through_after(raw_nV, head, lambda logits_nV: slope_of(logits_nV, start, stop))  # noqa: B023
-        torch.mm(grad_nV, weight_VD, out=grad_ND[start:stop])
+        grad_ND[start:stop] = linear(grad_nV, weight_VD.T)
         if learnt:
             assert head.weight_VD.grad is not None
             if grad_nV.dtype == head.weight_VD.grad.dtype:

@@ -58,6 +58,8 @@ def train(
     """
     import torch
 
+    from harness.models.products import quick
+
     torch.manual_seed(seed)
     family = family or family_of(CAUSAL_LM)
     student.train()
@@ -82,7 +84,8 @@ def train(
     if first == 0:
         log.write({"step": 0, "tokens": 0, "eval": family.evaluate(student, teacher, watched, objective, heads)})
 
-    with stop_after_step() as asked, closing(log):
+    quickly = nullcontext() if learner.sharded else quick(student)
+    with stop_after_step() as asked, closing(log), quickly:
         for index in range(first, len(steps)):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(index, len(steps), config)

@@ -124,3 +124,39 @@ def test_layers_packed_in_bfloat16_do_what_autocast_does():
         assert found.dtype == wanted.dtype
         assert torch.equal(found, wanted)
         assert model(input_ids=ids).logits.dtype == torch.float32
+
+
+@needs
+@pytest.mark.parametrize("bias", [True, False])
+def test_products_in_training_have_the_gradients_of_linear(bias):
+    torch.manual_seed(0)
+    parts = [torch.randn(3, 17, 40), torch.randn(24, 40), *([torch.randn(24)] if bias else [])]
+    ours, theirs = ([part.clone().requires_grad_() for part in parts] for _ in range(2))
+    pull = torch.randn(3, 17, 24)
+    (found := products.linear(*ours)).backward(pull)
+    (wanted := torch.nn.functional.linear(*theirs)).backward(pull)
+    torch.testing.assert_close(found, wanted)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-4)
+    assert type(found.grad_fn).__name__ == "_LinearBackward"
+
+
+@needs
+def test_layers_in_training_are_quick_and_plain_again_behind_it():
+    model = family_model("llama").model.float().train()
+    ids = torch.randint(2, 250, (2, 40), generator=torch.Generator().manual_seed(0))
+
+    def gradients():
+        model.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        return {name: weight.grad.clone() for name, weight in model.named_parameters()}
+
+    wanted, names = gradients(), list(model.state_dict())
+    with products.quick(model):
+        assert type(model.model.layers[0].mlp.up_proj) is products.TrainedLinear
+        assert list(model.state_dict()) == names
+        for name, found in gradients().items():
+            torch.testing.assert_close(found, wanted[name], rtol=1e-3, atol=1e-5)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert model.model.layers[0].mlp.up_proj(torch.zeros(1, 32)).dtype == torch.bfloat16
+    assert type(model.model.layers[0].mlp.up_proj) is torch.nn.Linear

@@ -1,5 +1,6 @@
 """What a training costs, on paper: against real models, counted operations, real caches, and the tables in the docs."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -85,8 +86,11 @@ def step(model: Any) -> Any:
 def counted(work: Callable[[], Any]) -> float:
     """Operations of all products of matrices, as torch counts them: of fused attention on a processor none."""
     aten = torch.ops.aten
-    in_place = {aten.addmm_: lambda this, left, right, *rest, **more: 2 * left[0] * left[1] * right[1]}
-    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+    unknown = {
+        aten.addmm_: lambda this, left, right, *rest, **more: 2 * left[0] * left[1] * right[1],
+        torch.ops.mkldnn._linear_pointwise: lambda given, weight, *rest, **more: 2 * math.prod(given) * weight[0],
+    }
+    with FlopCounterMode(display=False, custom_mapping=unknown) as counter:
         work()
     return counter.get_total_flops()
 
