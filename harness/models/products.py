@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from harness.tune import let_go_of_file
+
 ROWS = 256
 """What weights are laid out for; other numbers of rows use the same layout."""
 AT_ONCE = 192
@@ -168,6 +170,7 @@ def pack(model: Any, dtype: torch.dtype | None = None, probe: Sequence[int] = (1
     for name in found:
         module = model.get_submodule(name)
         _swap(model, name, PackedLinear(module, dtype or module.weight.dtype))
+        let_go_of_file(module.weight.data_ptr(), module.weight.nbytes)
     try:
         with half:
             got = model(input_ids=ids_1T).logits
